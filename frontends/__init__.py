@@ -1,0 +1,1 @@
+"""Framework models in: ONNX, PyTorch → Relax with named parameters (``gensyn_tvm.program.Program``)."""

@@ -1,0 +1,62 @@
+"""The errors that gensyn_tvm raises on purpose.
+
+Every message names the operator or file, the place in the user's model where that is known, what was found,
+what was expected, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class GensynError(Exception):
+    """Base class of every error that gensyn_tvm raises on purpose."""
+
+
+def describe(what: str, *, where: str = "", found: str = "", expected: str = "", remedy: str = "") -> str:
+    """Compose an error message: ``what``, then one labelled line for every part that is known."""
+    lines = [what]
+    for label, text in (("in", where), ("found", found), ("expected", expected), ("what to do", remedy)):
+        if text:
+            lines.append(f"  {label}: {text}")
+    return "\n".join(lines)
+
+
+class UnsupportedOperatorError(GensynError):
+    """An operator, or one of its attributes or dtypes, has no deterministic variant."""
+
+    def __init__(self, operator: str, *, where: str = "", found: str = "", expected: str = "", remedy: str = "") -> None:
+        self.operator = operator
+        super().__init__(
+            describe(f"unsupported operator {operator!r}", where=where, found=found, expected=expected, remedy=remedy)
+        )
+
+
+class ImportModelError(GensynError):
+    """A frontend cannot read the model it was given."""
+
+
+class InvalidProgramError(GensynError):
+    """A canonical graph breaks a rule of the operator set (shape, dtype, attribute, order of definition)."""
+
+
+class InvalidFileError(GensynError):
+    """A ``.gtvm`` file is damaged, truncated, of another version, or not a ``.gtvm`` file."""
+
+
+class InputError(GensynError):
+    """The arrays handed to a program do not have the names, shapes or dtypes that it declares."""
+
+
+class TargetError(GensynError):
+    """A target does not exist, cannot be built here, or cannot run on this machine."""
+
+
+class ScheduleError(GensynError):
+    """A schedule would change the order of a reduction, and with it the bits."""
+
+
+class ExactnessError(GensynError):
+    """Arithmetic that is not one of the exact operators reached code generation."""
+
+
+class EnvironmentChangedError(GensynError):
+    """The floating-point environment of a thread is not the IEEE-754 default and could not be restored."""

@@ -1,0 +1,1 @@
+"""TensorIR schedules: rules per operator family, and the choice among them."""
