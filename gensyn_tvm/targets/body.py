@@ -14,6 +14,16 @@ from gensyn_tvm.operators import exact
 
 Expr = Any
 
+#: A type of the same width for each element type.
+_OTHER_TYPE = {
+    "float32": "int32",
+    "float64": "int64",
+    "int32": "uint32",
+    "int64": "uint64",
+    "uint32": "int32",
+    "uint64": "int64",
+}
+
 
 class Body:
     """Builds ``let a = …, let b = … in result`` over exact primitives.
@@ -30,7 +40,11 @@ class Body:
         self._bindings: list[tuple[Any, Expr]] = []
 
     def let(self, value: Expr) -> Expr:
-        """Name a value; use the returned variable wherever it is needed."""
+        """Name a value; use the returned variable wherever it is needed. A variable is its own name."""
+        if isinstance(value, tirx.Var):
+            return value
+        if self.lanes > 1:
+            value = self._opaque(value)
         var = tirx.Var(f"t{len(self._bindings)}", exact.dtype_of(value))
         self._bindings.append((var, value))
         return var
@@ -64,6 +78,14 @@ class Body:
         for var, value in reversed(self._bindings):
             result = tirx.Let(var, value, result)
         return result
+
+    def _opaque(self, value: Expr) -> Expr:
+        """The same value behind a reinterpretation: TVM's analyzer, which looks at let-bound values, fails on vector selects."""
+        dtype = exact.dtype_of(value)
+        other = _OTHER_TYPE.get(exact.element_of(dtype))
+        if other is None or not isinstance(value, tirx.Select | tirx.Add | tirx.Sub | tirx.Mul):
+            return value
+        return tirx.reinterpret(dtype, tirx.reinterpret(self.dtype(other), value))
 
     def _spread(self, scalar: Expr) -> Expr:
         return scalar if self.lanes == 1 else tirx.Broadcast(scalar, self.lanes)

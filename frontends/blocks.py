@@ -1,0 +1,222 @@
+"""Operators that several frameworks have, written as plain Relax operators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tvm.ir import GenericConst
+
+from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.training import ops as gensyn
+
+_CONV = {1: nn.conv1d, 2: nn.conv2d, 3: nn.conv3d}
+_MAX_POOL = {1: nn.max_pool1d, 2: nn.max_pool2d, 3: nn.max_pool3d}
+_AVG_POOL = {1: nn.avg_pool1d, 2: nn.avg_pool2d, 3: nn.avg_pool3d}
+
+
+def spatial(e: Emitter, x: Expr) -> int:
+    """Number of spatial axes of x (N, C, spatial…); refuses what is not one to three."""
+    n = rank_of(x) - 2
+    if n not in _CONV:
+        raise e.refuse(f"an input of shape {tuple(shape_of(x))}", expected="(N, C, one to three spatial axes)")
+    return n
+
+
+def per_channel(e: Emitter, vector: Expr, rank: int) -> Expr:
+    """A vector (C,) as (1, C, 1, …) of the given rank."""
+    return e.reshape(vector, [1, shape_of(vector)[0], *[1] * (rank - 2)])
+
+
+def conv(
+    e: Emitter,
+    x: Expr,
+    w: Expr,
+    b: Expr | None,
+    *,
+    strides: Sequence[int],
+    lows: Sequence[int],
+    highs: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Expr:
+    """Convolution of x (N, C, spatial…) with w (O, C / groups, kernel…), padding given low and high for each axis."""
+    n = spatial(e, x)
+    if min([*lows, *highs]) < 0:
+        raise e.refuse(f"padding {[*lows, *highs]}", expected="no negative padding", remedy="slice the input first")
+    y = e(_CONV[n](x, w, list(strides), [*lows, *highs], list(dilation), groups))
+    return y if b is None else e.add(y, per_channel(e, b, n + 2))
+
+
+def same_padding(extents: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """Total padding for each axis with which the output has ceil(extent / stride) elements."""
+    return [
+        max(0, (-(-i // s) - 1) * s + (k - 1) * d + 1 - i) for i, k, s, d in zip(extents, kernel, strides, dilation, strict=True)
+    ]
+
+
+def pool(
+    e: Emitter,
+    kind: str,
+    x: Expr,
+    *,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    lows: Sequence[int],
+    highs: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> Expr:
+    """``max`` or ``avg`` pooling. In ceil mode the last window starts inside the input or its low padding."""
+    n = spatial(e, x)
+    extra = [0] * n
+    for axis, extent in enumerate(shape_of(x)[2:] if ceil_mode else ()):
+        span = dilation[axis] * (kernel[axis] - 1) + 1
+        room = extent + lows[axis] + highs[axis] - span
+        count = -(-room // strides[axis]) + 1
+        if (count - 1) * strides[axis] >= extent + lows[axis]:
+            count -= 1
+        extra[axis] = max(0, (count - 1) * strides[axis] - room)
+    if kind == "avg" and count_include_pad and any(extra) and any([*lows, *highs, *extra]):
+        raise e.refuse("ceil_mode with count_include_pad and a last window outside the padded input", remedy="use ceil_mode=False")
+    padding = [*lows, *(h + x_ for h, x_ in zip(highs, extra, strict=True))]
+    if kind == "max":
+        return e(_MAX_POOL[n](x, list(kernel), list(strides), padding, list(dilation)))
+    if set(dilation) != {1}:
+        raise e.refuse(f"dilation {list(dilation)} of an average pooling", expected="1")
+    return e(_AVG_POOL[n](x, list(kernel), list(strides), padding, count_include_pad=count_include_pad))
+
+
+def adaptive_avg_pool(e: Emitter, x: Expr, sizes: Sequence[int | None]) -> Expr:
+    """Average pooling to given extents, which divide the input's; to 1 everywhere it is a mean."""
+    n = spatial(e, x)
+    extents = shape_of(x)[2:]
+    sizes = [i if s is None else s for i, s in zip(extents, sizes, strict=True)]
+    if any(s == 0 or i % s for i, s in zip(extents, sizes, strict=True)):
+        raise e.refuse(
+            f"adaptive pooling from {tuple(extents)} to {tuple(sizes)}",
+            expected="an output that divides the input",
+            remedy="use AvgPool with a fixed kernel, or inputs of another size",
+        )
+    if set(sizes) == {1}:
+        return e(op.mean(x, list(range(2, n + 2)), True))
+    kernel = [i // s for i, s in zip(extents, sizes, strict=True)]
+    return pool(e, "avg", x, kernel=kernel, strides=kernel, lows=[0] * n, highs=[0] * n, dilation=[1] * n)
+
+
+def linear(e: Emitter, x: Expr, w: Expr, b: Expr | None) -> Expr:
+    """x (…, K) times the transpose of w (O, K), plus b."""
+    y = e(op.matmul(x, e.transpose(w, [1, 0])))
+    return y if b is None else e.add(y, b)
+
+
+def normalise(e: Emitter, x: Expr, axes: Sequence[int], epsilon: float) -> Expr:
+    """(x - mean) / sqrt(variance + epsilon) over the axes, the variance two-pass and divided by the count."""
+    mean = e(op.mean(x, list(axes), True))
+    centred = e.sub(x, mean)
+    variance = e(op.mean(e.mul(centred, centred), list(axes), True))
+    return e.mul(centred, e.div(1.0, e(op.sqrt(e.add(variance, epsilon)))))
+
+
+def affine(e: Emitter, x: Expr, scale: Expr | None, shift: Expr | None) -> Expr:
+    """x * scale + shift, either of which may be missing."""
+    if scale is not None:
+        x = e.mul(x, scale)
+    return x if shift is None else e.add(x, shift)
+
+
+def group_norm(e: Emitter, x: Expr, groups: int, scale: Expr | None, shift: Expr | None, epsilon: float) -> Expr:
+    """Group normalisation of x (N, C, …); scale and shift are (C,)."""
+    shape = shape_of(x)
+    if groups < 1 or shape[1] % groups:
+        raise e.refuse(f"{shape[1]} channels in {groups} groups", expected="a number of groups that divides the channels")
+    grouped = e.reshape(x, [shape[0], groups, math.prod(shape[1:]) // groups])
+    y = e.reshape(normalise(e, grouped, [2], epsilon), shape)
+    vectors = [None if v is None else per_channel(e, v, len(shape)) for v in (scale, shift)]
+    return affine(e, y, *vectors)
+
+
+def standard_deviation(e: Emitter, x: Expr, axes: Sequence[int], keepdims: bool, correction: float, *, root: bool) -> Expr:
+    """Variance (or its root) over the axes, the sum of squares divided by count - correction."""
+    count = math.prod(shape_of(x)[a] for a in axes)
+    centred = e.sub(x, e(op.mean(x, list(axes), True)))
+    total = e(op.sum(e.mul(centred, centred), list(axes), keepdims))
+    variance = e.div(total, float(max(0.0, count - correction)))
+    return e(op.sqrt(variance)) if root else variance
+
+
+def power(e: Emitter, x: Expr, exponent: float) -> Expr:
+    """x to a constant power: a chain of products (binary method), their reciprocal, or square roots."""
+    if exponent == 0.5:
+        return e(op.sqrt(x))
+    if exponent == -0.5:
+        return e.div(1.0, e(op.sqrt(x)))
+    whole = int(exponent) if float(exponent).is_integer() and abs(exponent) <= 64 else None
+    if whole is None:
+        raise e.refuse(
+            f"a power with exponent {exponent}", expected="an integer from -64 to 64, or 0.5, -0.5", remedy="use exp and log"
+        )
+    if whole == 0:
+        return e.full(shape_of(x), 1, dtype_of(x))
+    result, base, left = None, x, abs(whole)
+    while left:
+        if left & 1:
+            result = base if result is None else e.mul(result, base)
+        left >>= 1
+        if left:
+            base = e.mul(base, base)
+    return result if whole > 0 else e.div(1.0, result)
+
+
+def elu(e: Emitter, x: Expr, alpha: float, *, scale: float = 1.0, input_scale: float = 1.0) -> Expr:
+    """scale * (max(x, 0) + alpha * (exp(input_scale * min(x, 0)) - 1))"""
+    low = e.minimum(x, 0.0)
+    low = low if input_scale == 1.0 else e.mul(low, input_scale)
+    negative = e.mul(e.sub(e(op.exp(low)), 1.0), alpha)
+    y = e.add(e(nn.relu(x)), negative)
+    return y if scale == 1.0 else e.mul(y, scale)
+
+
+def softplus(e: Emitter, x: Expr, beta: float = 1.0) -> Expr:
+    """log(1 + exp(beta * x)) / beta, as max(z, 0) + log(1 + exp(-|z|)) with z = beta * x"""
+    z = x if beta == 1.0 else e.mul(x, beta)
+    tail = e(op.log(e.add(e(op.exp(e(op.negative(e(op.abs(z)))))), 1.0)))
+    y = e.add(e(nn.relu(z)), tail)
+    return y if beta == 1.0 else e.div(y, beta)
+
+
+def hard_sigmoid(e: Emitter, x: Expr) -> Expr:
+    """clip(x + 3, 0, 6) / 6"""
+    return e.div(e.clip(e.add(x, 3.0), 0.0, 6.0), 6.0)
+
+
+def take(e: Emitter, x: Expr, indices: Expr, axis: int) -> Expr:
+    """x at constant integer indices along an axis; negative ones count from the end."""
+    if not isinstance(indices, GenericConst):
+        raise e.refuse("indices that are computed or given at run time", expected="constant indices")
+    array = indices.value.numpy()
+    extent = shape_of(x)[axis]
+    if array.size and (array.min() < -extent or array.max() >= extent):
+        raise e.refuse(f"index {array.min()} … {array.max()}", expected=f"indices into an axis of {extent} elements")
+    positive = (array % max(extent, 1)).astype("int64")
+    if positive.ndim == 0:
+        index = int(positive)
+        return e.reshape(e.slice(x, axis, index, index + 1), [d for a, d in enumerate(shape_of(x)) if a != axis])
+    return e(op.take(x, constant(positive), axis))
+
+
+def pad(e: Emitter, x: Expr, lows: Sequence[int], highs: Sequence[int], value: float) -> Expr:
+    """Constant padding for each axis; a negative count crops."""
+    for axis, (low, high) in enumerate(zip(lows, highs, strict=True)):
+        extent = shape_of(x)[axis]
+        x = e.slice(x, axis, max(0, -low), extent - max(0, -high))
+    widths = [width for low, high in zip(lows, highs, strict=True) for width in (max(0, low), max(0, high))]
+    return e(nn.pad(x, widths, "constant", float(value))) if any(widths) else x
+
+
+def feature_dropout(e: Emitter, x: Expr, p: float) -> Expr:
+    """Drops whole channels of x (N, C, …): a factor for each channel, broadcast."""
+    shape = shape_of(x)
+    ones = e(op.full([*shape[:2], *[1] * (len(shape) - 2)], number(1, dtype_of(x)), dtype_of(x)))
+    return e.mul(x, e(gensyn.dropout(ones, p=p)))

@@ -1,0 +1,409 @@
+"""PyTorch models in, through ``torch.export`` and TVM's importer of exported programs.
+
+What becomes what:
+
+* Trainable parameters are named inputs under the names of ``named_parameters()`` and in its order; a tied parameter appears
+  once, under its first name. Buffers, and parameters with ``requires_grad=False``, are states under their own names.
+* A buffer that ``forward`` changes becomes a state update. BatchNorm in ``train()`` mode updates its running statistics,
+  in ``eval()`` mode it is frozen in training too; Dropout in ``eval()`` mode is the identity. So export a model in the modes
+  in which it is to be trained; ``gensyn_tvm`` builds inference from the same program.
+* The caller's module is not changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gensyn_tvm.canonical.types import DTYPES
+from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe
+from gensyn_tvm.program import Program
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError("from_torch needs PyTorch: pip install 'gensyn_tvm[torch]'") from error
+
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
+from torch.nn.modules.batchnorm import _BatchNorm
+from tvm import relax
+from tvm.relax.frontend.torch import from_exported_program
+
+from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
+from gensyn_tvm.frontends.emit import Emitter, dtype_of, shape_of
+from gensyn_tvm.frontends.torch_operators import CONVERTERS, arguments, dtype_name
+
+_HIDDEN = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+_BATCH_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training")
+
+
+def from_torch(
+    module: torch.nn.Module | torch.export.ExportedProgram,
+    example_inputs: tuple[torch.Tensor, ...] | None = None,
+    *,
+    input_names: Sequence[str] | None = None,
+) -> Program:
+    """Import a PyTorch model.
+
+    Args:
+        module: a module, in the train/eval modes in which it is to be trained, or what ``torch.export.export`` made of it.
+        example_inputs: tensors with the shapes and dtypes of the inputs; for a module only. Shapes are static.
+        input_names: names of the inputs; by default those of ``forward``'s arguments.
+
+    Returns:
+        The program; its parameters and states are copies of the module's.
+
+    Raises:
+        ImportModelError: inputs that are no tensors, shapes that are not static, a model that ``torch.export`` cannot export.
+        UnsupportedOperatorError: operators, modules or dtypes without a deterministic variant, all of them in one message.
+    """
+    if isinstance(module, torch.export.ExportedProgram):
+        if example_inputs is not None:
+            raise ImportModelError("from_torch: an ExportedProgram has its own example inputs; leave example_inputs out")
+        exported, origin = module, "torch:ExportedProgram"
+    elif isinstance(module, torch.nn.Module):
+        origin = f"torch:{type(module).__name__}"
+        _check_inputs(origin, example_inputs)
+        _check_modules(module)
+        exported = _export(module, example_inputs, origin)
+    else:
+        raise ImportModelError(
+            describe("from_torch cannot read this model", found=type(module).__name__, expected="a torch.nn.Module")
+        )
+    return _import(exported, origin, input_names)
+
+
+def _check_inputs(origin: str, example_inputs: Any) -> None:
+    if not isinstance(example_inputs, tuple) or not example_inputs:
+        raise ImportModelError(
+            describe(
+                f"{origin}: no example inputs",
+                found=type(example_inputs).__name__ if example_inputs != () else "an empty tuple",
+                expected="a tuple of tensors",
+                remedy="from_torch(module, (torch.zeros(32, 1, 8, 8),))",
+            )
+        )
+    for position, value in enumerate(example_inputs):
+        if not isinstance(value, torch.Tensor):
+            found = type(value).__name__
+            raise ImportModelError(describe(f"{origin}: example input {position}", found=found, expected="a torch.Tensor"))
+
+
+def _check_modules(module: torch.nn.Module) -> None:
+    """Refuse settings that an exported graph no longer shows clearly."""
+    for path, child in module.named_modules():
+        if not isinstance(child, _BatchNorm):
+            continue
+        where = f"module {path or '(top)'}"
+        if not child.track_running_stats or child.running_mean is None:
+            found, remedy = "track_running_stats=False", "use track_running_stats=True"
+        elif child.training and child.momentum is None:
+            found, remedy = "momentum=None (a cumulative average)", "set momentum to a number such as 0.1"
+        else:
+            continue
+        raise UnsupportedOperatorError(type(child).__name__, where=where, found=found, remedy=remedy)
+
+
+@contextlib.contextmanager
+def _untouched(module: torch.nn.Module) -> Iterator[None]:
+    """Whatever happens inside, leave the random number generator, buffers and modes of the module as they were."""
+    state = torch.random.get_rng_state()
+    modes = [(child, child.training) for child in module.modules()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.random.set_rng_state(state)
+        for child, training in modes:
+            child.training = training
+
+
+def _export(module: torch.nn.Module, example_inputs: Any, origin: str) -> Any:
+    inputs = tuple(t.detach() for t in example_inputs)
+    try:
+        with _untouched(module), torch.enable_grad():
+            return torch.export.export(module, inputs, strict=False)
+    except Exception as error:  # torch.export raises whatever the model's own code raises
+        raise ImportModelError(
+            describe(
+                f"{origin}: torch.export cannot export this model",
+                found=f"{type(error).__name__}: {error}",
+                expected="a forward() without data-dependent control flow that accepts the example inputs",
+            )
+        ) from error
+
+
+# ---- from the exported program to Relax -----------------------------------------------------------------------------
+
+
+def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Program:
+    _check_static(exported, origin)
+    _check_hidden_modes(exported)
+    exported = _functional(exported)
+    _check_operators(exported)
+    parameters, states, tied = _arrays(exported)
+    bindings, variables, results = _convert(_everything_named(exported))
+    specs = exported.graph_signature.input_specs
+    user_inputs = [s.arg.name for s in specs if s.kind is InputKind.USER_INPUT]
+    named = {s.target: variables[s.arg.name] for s in specs if s.target in {*parameters, *states, *tied}}
+    outputs, updates = _results(exported, results, tied)
+    return to_program(
+        Imported(
+            bindings=[*(relax.VarBinding(named[a], named[b]) for a, b in tied.items() if a in named), *bindings],
+            inputs={
+                name: variables[placeholder]
+                for placeholder, name in zip(user_inputs, _input_names(user_inputs, input_names, origin), strict=True)
+            },
+            parameters={name: named[name] for name in parameters},
+            states={name: named[name] for name in states},
+            outputs=outputs,
+            updates={name: updates[name] for name in states if name in updates},
+            parameter_values=parameters,
+            state_values=states,
+            origin=origin,
+        )
+    )
+
+
+def _check_static(exported: Any, origin: str) -> None:
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        for tensor in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(tensor, torch.Tensor) and any(isinstance(d, torch.SymInt) for d in tensor.shape):
+                raise ImportModelError(
+                    describe(
+                        f"{origin}: a dimension is not static",
+                        where=_place(node),
+                        found=f"shape {tuple(map(str, tensor.shape))}",
+                        expected="integers",
+                        remedy="export with the shapes that are to be compiled, without dynamic_shapes",
+                    )
+                )
+
+
+def _check_hidden_modes(exported: Any) -> None:
+    """no_grad and autocast regions change gradients or dtypes; decomposition would drop the former silently."""
+    for node in exported.graph.nodes:
+        name = getattr(node.target, "__name__", str(node.target))
+        if node.op == "call_function" and name in _HIDDEN:
+            raise UnsupportedOperatorError(
+                "torch.no_grad" if name == _HIDDEN[0] else "torch.autocast",
+                where=_place(node),
+                found="a region of forward() in another mode",
+                expected="one mode for the whole model",
+                remedy="remove it, or set requires_grad=False on the parameters that must not train",
+            )
+
+
+def _functional(exported: Any) -> Any:
+    """The same program without mutation, operators that we know kept whole, others decomposed into those that we know."""
+    _split_feature_dropout(exported)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = exported.run_decompositions({})
+        unknown = {node.target for node in exported.graph.nodes if node.op == "call_function" and _unknown(node)}
+        table = {target: rule for target, rule in torch.export.default_decompositions().items() if target in unknown}
+        return exported.run_decompositions(table) if table else exported
+
+
+def _split_feature_dropout(exported: Any) -> None:
+    """Dropout of whole channels becomes dropout of a factor for each, so that our dropout makes the mask."""
+    graph = exported.graph
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten.feature_dropout.default:
+            continue
+        x, p, train = node.args
+        with graph.inserting_before(node):
+            shape = [*x.meta["val"].shape[:2], *[1] * (x.meta["val"].dim() - 2)]
+            ones = graph.call_function(torch.ops.aten.new_ones.default, (x, shape))
+            factor = graph.call_function(torch.ops.aten.dropout.default, (ones, p, train))
+            result = graph.call_function(torch.ops.aten.mul.Tensor, (x, factor))
+        for new in (ones, factor, result):
+            new.meta = dict(node.meta)
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+
+
+def _unknown(node: Any) -> bool:
+    return getattr(node.target, "__name__", str(node.target)) not in CONVERTERS
+
+
+def _check_operators(exported: Any) -> None:
+    """Refuse every operator that has no converter, all in one error, and gradients that a detach would stop."""
+    unknown: dict[str, str] = {}
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and _unknown(node):
+            unknown.setdefault(str(node.target), _place(node))
+    if unknown:
+        raise UnsupportedOperatorError(
+            ", ".join(unknown),
+            where="; ".join(f"{place} ({name})" for name, place in unknown.items()),
+            expected="the operators in docs/operators.md",
+            remedy="write the model with supported operators",
+        )
+    trained = {s.arg.name for s in exported.graph_signature.input_specs if s.kind is InputKind.PARAMETER}
+    dependent = {node for node in exported.graph.nodes if node.name in trained}
+    for node in exported.graph.nodes:
+        if any(source in dependent for source in node.all_input_nodes):
+            dependent.add(node)
+            if getattr(node.target, "__name__", "") == "detach.default":
+                raise UnsupportedOperatorError(
+                    "detach", where=_place(node), found="a detach of a value that depends on parameters", remedy="remove it"
+                )
+
+
+def _place(node: Any) -> str:
+    """``features.0:conv2d``: the path of the innermost module, then the operator."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+    name = {**dict.fromkeys(_BATCH_NORMS, "batch_norm"), "native_dropout": "dropout"}.get(
+        name, name.removeprefix("_")
+    )
+    return identifier(f"{path.removeprefix('L__self__').strip('.') or 'forward'}:{name}")
+
+
+def _arrays(exported: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
+    """Copies of the trainable parameters and of the states by name, and the further names of tied ones → first name."""
+    arrays: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+    tied: dict[str, str] = {}
+    objects: dict[int, str] = {}
+    memory: dict[int, str] = {}
+    for name, tensor in [*exported.named_parameters(), *exported.named_buffers()]:
+        first = objects.setdefault(id(tensor), name)
+        if first != name:
+            tied[name] = first
+            continue
+        if tensor.layout is not torch.strided or dtype_name(tensor.dtype) not in DTYPES:
+            raise UnsupportedOperatorError(
+                "parameter", where=name, found=f"{dtype_name(tensor.dtype)}, {tensor.layout}", expected=", ".join(DTYPES)
+            )
+        owner = memory.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if owner != name:
+            raise ImportModelError(
+                f"{owner} and {name} are different objects that share memory\n"
+                "  what to do: tie them by assigning the same object to both modules"
+            )
+        trainable = isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
+        arrays[0 if trainable else 1][name] = np.array(tensor.detach().cpu().numpy(), order="C", copy=True)
+    return *arrays, tied
+
+
+def _everything_named(exported: Any) -> Any:
+    """What TVM's importer reads of an exported program, with parameters and buffers as inputs, updates as outputs.
+
+    TVM would make buffers constants and drop their updates.
+    """
+    signature = exported.graph_signature
+    inputs = [
+        s if s.kind is InputKind.CONSTANT_TENSOR else InputSpec(InputKind.USER_INPUT, TensorArgument(s.arg.name), None)
+        for s in signature.input_specs
+    ]
+    outputs = [OutputSpec(OutputKind.USER_OUTPUT, s.arg, None) for s in signature.output_specs]
+    return SimpleNamespace(
+        graph=exported.graph,
+        graph_module=exported.graph_module,
+        graph_signature=SimpleNamespace(input_specs=inputs, output_specs=outputs),
+        tensor_constants=exported.constants,
+        constants=exported.constants,
+        state_dict={},
+        named_buffers=lambda: [],
+        named_parameters=lambda: [],
+    )
+
+
+def _convert(view: Any) -> tuple[list[Any], dict[str, Any], list[Any]]:
+    """Bindings, variables by placeholder name, and results, as TVM's importer puts them together with our converters."""
+    emitter: Emitter | None = None
+
+    def convert(node: Any, importer: Any) -> Any:
+        nonlocal emitter
+        if emitter is None:
+            emitter = Emitter(importer.block_builder)
+        emitter.place = _place(node)
+        emitter.operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+        bound = arguments(node, lambda value: _lookup(importer.env, value))
+        result = CONVERTERS[getattr(node.target, "__name__", "")](emitter, bound)
+        _check_type(node, result)
+        return result
+
+    module = from_exported_program(
+        view,
+        keep_params_as_input=False,
+        no_bind_return_tuple=True,
+        run_ep_decomposition=False,
+        custom_convert_map=dict.fromkeys(CONVERTERS, convert),
+    )
+    main = module["main"]
+    body = main.body.body
+    results = list(body.fields) if hasattr(body, "fields") else [body]
+    bindings = [binding for block in main.body.blocks for binding in block.bindings]
+    return bindings, {p.name: p for p in main.params}, results
+
+
+def _lookup(env: Mapping[Any, Any], value: Any) -> Any:
+    if isinstance(value, torch.fx.Node):
+        return env[value]
+    if isinstance(value, list | tuple):
+        return [_lookup(env, v) for v in value]
+    return value
+
+
+def _check_type(node: Any, result: Any) -> None:
+    """Compare what we emitted with the type that PyTorch computed for the node."""
+    expected = node.meta["val"]
+    pairs = zip(result, expected, strict=True) if isinstance(result, list | tuple) else [(result, expected)]
+    for ours, theirs in pairs:
+        if ours is None:
+            continue
+        found, wanted = (shape_of(ours), dtype_of(ours)), ([int(d) for d in theirs.shape], dtype_name(theirs.dtype))
+        if found != wanted:
+            raise UnsupportedOperatorError(
+                str(node.target), where=_place(node), found=f"{found[1]}{found[0]}", expected=f"{wanted[1]}{wanted[0]}, as in PyTorch"
+            )
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+
+def _input_names(placeholders: list[str], wanted: Sequence[str] | None, origin: str) -> list[str]:
+    if wanted is None:
+        return placeholders
+    if len(wanted) != len(placeholders) or len(set(wanted)) != len(wanted) or not all(wanted):
+        raise ImportModelError(
+            describe(
+                f"{origin}: input_names do not fit",
+                found=repr(list(wanted)),
+                expected=f"{len(placeholders)} different names, for {', '.join(placeholders)}",
+            )
+        )
+    return list(wanted)
+
+
+def _results(exported: Any, results: list[Any], tied: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Outputs by name (``output``, or ``output_<key or position>`` for several) and next states by name."""
+    outputs: list[Any] = []
+    updates: dict[str, Any] = {}
+    for spec, result in zip(exported.graph_signature.output_specs, results, strict=True):
+        if spec.kind is OutputKind.BUFFER_MUTATION:
+            updates[tied.get(spec.target, spec.target)] = result
+        elif spec.kind is OutputKind.USER_OUTPUT and isinstance(spec.arg, TensorArgument):
+            outputs.append(result)
+        else:
+            raise UnsupportedOperatorError(
+                "output", found=f"{spec.kind.name.lower()} {spec.arg}", expected="tensors, and inputs that forward() leaves alone"
+            )
+    keys = [torch.utils._pytree.keystr(path) for path, _ in _output_paths(exported, len(outputs))]
+    names = ["output" if not key else "output_" + identifier(key.strip("[]'.").replace("']['", ".")) for key in keys]
+    return dict(zip(names, outputs, strict=True)), updates
+
+
+def _output_paths(exported: Any, count: int) -> list[Any]:
+    tree = torch.utils._pytree.tree_unflatten(list(range(count)), exported.call_spec.out_spec)
+    return torch.utils._pytree.tree_flatten_with_path(tree)[0]

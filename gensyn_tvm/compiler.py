@@ -1,0 +1,134 @@
+"""``compile``: a program or training step → an executable for one target."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.errors import TargetError
+from gensyn_tvm.program import Program
+from gensyn_tvm.runtime.cpu import core_count
+from gensyn_tvm.runtime.executable import Executable, State
+from gensyn_tvm.targets.cpu import CpuTarget, resolve_target
+
+if TYPE_CHECKING:
+    from gensyn_tvm.training.step import TrainingStep
+
+#: Flags of the C oracle: no optimisation, no contraction, wrapping integers, no type-based aliasing (bit casts).
+_C_FLAGS = ["-shared", "-fPIC", "-O0", "-std=gnu11", "-ffp-contract=off", "-fwrapv", "-fno-strict-aliasing", "-w"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is compiled: the canonical graph and the initial values of its state inputs."""
+
+    graph: Graph
+    state: State
+    learning_rate: float | None = None
+
+
+def source_of(program: Program | TrainingStep | Graph | Source) -> Source:
+    """The canonical graph of anything that can be compiled, with its arrays."""
+    if isinstance(program, Source):
+        return program
+    if isinstance(program, Graph):
+        return Source(program, State({}))
+    if isinstance(program, Program):
+        from gensyn_tvm.training.step import inference_graph
+
+        return Source(inference_graph(program), State({**program.parameters, **program.states}))
+    arrays = {**program.parameters, **program.states, **program.optimizer_state}
+    return Source(program.graph, State(arrays), program.learning_rate)
+
+
+def compile(
+    program: Program | TrainingStep | Graph | Source,
+    target: str | CpuTarget = "native",
+    *,
+    threads: int | None = None,
+    schedule: str | None = None,
+) -> Executable:
+    """Compile for a target.
+
+    Args:
+        program: what a frontend, ``training_step`` or ``load(...).source`` gave.
+        target: ``x86-64``, ``x86-64-v3``, ``x86-64-v4``, ``native`` or ``c``.
+        threads: compute threads of the executable; all cores by default.
+        schedule: ``fast`` (default), ``plain`` or ``none``; ``c`` is always ``none``. Never changes a bit.
+
+    Raises:
+        UnsupportedOperatorError: an operator has no deterministic variant.
+        TargetError: the target is unknown or its compiler is missing.
+    """
+    resolved = resolve_target(target)
+    source = source_of(program)
+    style = "none" if resolved.kind == "c" else (schedule or "fast")
+    library = build_library(source.graph, resolved, style)
+    return Executable.from_library(
+        source.graph,
+        source.state,
+        library,
+        target=resolved.name,
+        schedule=style,
+        threads=threads or core_count(),
+        learning_rate=source.learning_rate,
+    )
+
+
+def build_library(graph: Graph, target: CpuTarget, style: str) -> bytes:
+    """The shared library of a graph: kernels and virtual-machine bytecode.
+
+    Raises:
+        TargetError: the system compiler fails or is missing.
+    """
+    from tvm import relax
+
+    from gensyn_tvm.passes.pipeline import run_phases
+    from gensyn_tvm.targets.environment import add_environment_kernel
+    from gensyn_tvm.targets.lowering import lowering_for
+
+    module = add_environment_kernel(run_phases(graph, target, style))
+    with target.to_tvm(), lowering_for(has_fma=target.has_fma):
+        built = relax.build(module, target.to_tvm(), relax_pipeline=None)
+    with tempfile.TemporaryDirectory(prefix="gensyn-tvm-") as folder:
+        path = Path(folder) / "program.so"
+        try:
+            if target.kind == "c":
+                built.export_library(str(path), fcompile=_compile_c)
+            else:
+                built.export_library(str(path))
+        except (RuntimeError, OSError) as error:
+            raise TargetError(
+                f"the system compiler could not link the program: {str(error)[-800:]}\n"
+                "  what to do: install gcc (Debian, Ubuntu: apt-get install gcc)"
+            ) from error
+        return path.read_bytes()
+
+
+def _compile_c(output: str, objects: list[str], options: list[str] | None = None, **_unused: Any) -> None:
+    """Compile TVM's C sources without optimisation and link them with the bytecode object."""
+    from tvm.support import cc
+
+    cc.create_shared(output, objects, options=[*_C_FLAGS, *(options or []), "-lm"], cc=os.environ.get("CC", "gcc"))
+
+
+def phases(graph: Graph, target: str | CpuTarget = "native", *, schedule: str = "fast") -> dict[str, str]:
+    """The text of every phase of the compiler, and of the generated code under ``code``."""
+    from tvm import relax
+
+    from gensyn_tvm.passes.pipeline import run_phases
+    from gensyn_tvm.targets.lowering import lowering_for
+
+    resolved = resolve_target(target)
+    style = "none" if resolved.kind == "c" else schedule
+    texts: dict[str, str] = {}
+    module = run_phases(graph, resolved, style, lambda phase, m: texts.update({phase: m.script(show_meta=False)}))
+    with resolved.to_tvm(), lowering_for(has_fma=resolved.has_fma):
+        built = relax.build(module, resolved.to_tvm(), relax_pipeline=None)
+    kernels = [m for m in built.mod.imports if m.kind in ("llvm", "c")]
+    texts["code"] = "\n".join(m.inspect_source("c" if resolved.kind == "c" else "asm") for m in kernels)
+    return texts

@@ -1,0 +1,75 @@
+"""The operators by name; every key of ``canonical.rules.RULES`` is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gensyn_tvm.interpreter import elementwise, movement, pooling, products, reductions, scalar
+from gensyn_tvm.interpreter.elementwise import correctly_rounded, simple
+
+#: name -> function(attributes, type of the output, *input arrays) -> output array
+OPERATORS: dict[str, Callable[..., np.ndarray]] = {
+    # elementwise, one input
+    "neg": simple(scalar.neg),
+    "abs": simple(scalar.absolute),
+    "sqrt": simple(np.sqrt),
+    "floor": simple(elementwise.floor),
+    "ceil": simple(elementwise.ceil),
+    "round": simple(elementwise.round_even),
+    "sign": simple(elementwise.sign),
+    "exp": correctly_rounded("exp"),
+    "expm1": correctly_rounded("expm1"),
+    "log": correctly_rounded("log"),
+    "log1p": correctly_rounded("log1p"),
+    "tanh": correctly_rounded("tanh"),
+    "sigmoid": correctly_rounded("sigmoid"),
+    "erf": correctly_rounded("erf"),
+    "is_nan": simple(elementwise.is_nan),
+    "logical_not": simple(np.logical_not),
+    # elementwise, several inputs
+    "add": simple(np.add),
+    "sub": simple(np.subtract),
+    "mul": simple(np.multiply),
+    "div": simple(np.divide),
+    "maximum": simple(scalar.maximum),
+    "minimum": simple(scalar.minimum),
+    "equal": simple(np.equal),
+    "not_equal": simple(np.not_equal),
+    "less": simple(np.less),
+    "less_equal": simple(np.less_equal),
+    "greater": simple(np.greater),
+    "greater_equal": simple(np.greater_equal),
+    "logical_and": simple(np.logical_and),
+    "logical_or": simple(np.logical_or),
+    "where": simple(np.where),
+    "cast": elementwise.cast,
+    # reductions
+    "sum": reductions.reduce_sum,
+    "prod": reductions.reduce_prod,
+    "reduce_max": reductions.reduce_max,
+    "reduce_min": reductions.reduce_min,
+    "argmax": reductions.argmax,
+    "argmin": reductions.argmin,
+    # linear algebra, convolution, pooling
+    "matmul": products.matmul,
+    "conv": products.conv,
+    "conv_backward_data": products.conv_backward_data,
+    "conv_backward_weight": products.conv_backward_weight,
+    "max_pool": pooling.max_pool,
+    "max_pool_backward": pooling.max_pool_backward,
+    "avg_pool": pooling.avg_pool,
+    "avg_pool_backward": pooling.avg_pool_backward,
+    # data movement
+    "reshape": movement.reshape,
+    "transpose": movement.transpose,
+    "broadcast_to": movement.broadcast_to,
+    "concat": movement.concat,
+    "slice": movement.slice_,
+    "pad": movement.pad,
+    # sources
+    "constant": movement.constant,
+    "iota": movement.iota,
+    "random_bits": movement.random_bits,
+}

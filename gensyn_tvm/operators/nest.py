@@ -1,0 +1,156 @@
+"""Loop nests: a thin layer over TVM's IR builder in which the deterministic variants are written.
+
+A variant is a PrimFunc of *stages*. Each stage is one block with spatial axes and reduction axes; the reduction axes are
+written in the canonical order and that is the order in which the unscheduled program runs them. A stage carries a *role*
+(annotation ``gensyn.role``) by which schedule rules find it again after fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from gensyn_tvm.canonical.types import TensorType
+
+Expr = Any
+Buffer = Any
+Index = Sequence[Expr]
+
+ROLE = "gensyn.role"
+
+#: Roles of stages. ``move`` and ``map`` are one scalar expression for each output element and may be inlined; the others are
+#: reductions (or the pieces of one) whose order matters.
+ROLES = ("map", "move", "pack", "chunk", "total", "lanes", "tree", "fold")
+
+
+def i64(value: int) -> Expr:
+    """An index constant; all indices are int64 and narrowed by TVM where that is safe."""
+    return tirx.IntImm("int64", value)
+
+
+class Kernel:
+    """A PrimFunc under construction.
+
+    Attributes:
+        inputs: input buffers.
+        output: output buffer.
+    """
+
+    def __init__(self, inputs: list[Buffer], output: Buffer) -> None:
+        self.inputs = inputs
+        self.output = output
+        self._result: Any = None
+
+    def scratch(self, shape: Sequence[int], dtype: str) -> Buffer:
+        """An intermediate buffer."""
+        return T.sblock_alloc_buffer([i64(e) for e in shape], dtype)
+
+    def stage(
+        self,
+        role: str,
+        store: Buffer,
+        spatial: Sequence[int],
+        value: Callable[..., Expr],
+        *,
+        reduce: Sequence[int] = (),
+        init: Expr | None = None,
+        at: Callable[..., Index] | None = None,
+    ) -> None:
+        """Append a block that stores ``value(spatial indices, reduction indices, current)`` to ``store``.
+
+        Args:
+            role: one of ``ROLES``.
+            store: the buffer written.
+            spatial: extents of the spatial axes.
+            value: for a stage without reduction ``value(index)``; with one ``value(index, reduce_index, accumulator)``.
+            reduce: extents of the reduction axes, outermost first.
+            init: value of the accumulator before the first term; required with ``reduce``.
+            at: position in ``store`` for spatial indices; the indices themselves by default.
+        """
+        with ExitStack() as stack:
+            loops: list[Any] = []
+            for extent in (*spatial, *reduce):
+                loops.append(stack.enter_context(T.serial(i64(0), i64(extent))))
+            stack.enter_context(T.sblock(role))
+            index = [T.axis.spatial(i64(e), v) for e, v in zip(spatial, loops, strict=False)]
+            terms = [T.axis.reduce(i64(e), v) for e, v in zip(reduce, loops[len(spatial) :], strict=True)]
+            T.sblock_attr({ROLE: role})
+            place = list(at(*index)) if at else list(index)
+            if not reduce:
+                T.buffer_store(store, value(index), place)
+                return
+            with T.init():
+                T.buffer_store(store, init, place)
+            T.buffer_store(store, value(index, terms, _load(store, place)), place)
+
+    def result(self) -> Any:
+        """The finished PrimFunc; only after the ``kernel`` context has ended."""
+        return self._result
+
+
+def _load(buffer: Buffer, index: Index) -> Expr:
+    return buffer[tuple(index)]
+
+
+def load(buffer: Buffer, index: Index) -> Expr:
+    """``buffer[index]``; the index of a scalar is empty."""
+    return _load(buffer, index)
+
+
+def guarded(condition: Expr, value: Expr, otherwise: Expr) -> Expr:
+    """``value`` only where ``condition`` holds, without evaluating (reading) it elsewhere."""
+    return T.if_then_else(condition, value, otherwise)
+
+
+def all_of(conditions: Sequence[Expr]) -> Expr:
+    """Conjunction of integer conditions; true for none."""
+    result: Expr = tirx.IntImm("bool", 1)
+    for k, condition in enumerate(conditions):
+        result = condition if k == 0 else tirx.And(result, condition)
+    return result
+
+
+def any_of(conditions: Sequence[Expr]) -> Expr:
+    """Disjunction of integer conditions; false for none."""
+    result: Expr = tirx.IntImm("bool", 0)
+    for k, condition in enumerate(conditions):
+        result = condition if k == 0 else tirx.Or(result, condition)
+    return result
+
+
+def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
+    """Row-major multi-index of a flat index."""
+    index: list[Expr] = []
+    for k in reversed(range(len(shape))):
+        index.insert(0, flat % i64(shape[k]) if k else flat)
+        flat = flat // i64(shape[k])
+    return index
+
+
+def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
+    """Row-major flat index."""
+    flat: Expr = i64(0)
+    for position, extent in zip(index, shape, strict=True):
+        flat = flat * i64(extent) + position
+    return flat
+
+
+@contextmanager
+def kernel(name: str, inputs: Sequence[TensorType], output: TensorType) -> Iterator[Kernel]:
+    """Build the PrimFunc ``name`` with one buffer for each input and the output; read it with ``Kernel.result()``."""
+    with IRBuilder() as builder:
+        with T.prim_func(is_private=True, s_tir=True):
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True})
+            buffers = [
+                T.arg(f"x{k}", T.buffer([i64(e) for e in t.shape], t.dtype)) for k, t in enumerate(inputs)
+            ]
+            out = T.arg("y", T.buffer([i64(e) for e in output.shape], output.dtype))
+            k = Kernel(buffers, out)
+            yield k
+    k._result = builder.get()

@@ -1,0 +1,193 @@
+"""Pooling and its gradients. Windows are visited in row-major order; padding never wins and never counts unless asked to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators import exact
+from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
+from gensyn_tvm.operators.reductions import lane_reduce, lowest, wins
+
+Expr = Any
+Attrs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The geometry of a pooling: which input elements a window covers, and which windows cover an input element."""
+
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilations: tuple[int, ...]
+
+    @staticmethod
+    def of(input_shape: Sequence[int], output_shape: Sequence[int], attrs: Attrs) -> Window:
+        """From shapes (N, C, spatial…) and the operator's attributes."""
+        return Window(
+            tuple(input_shape[2:]),
+            tuple(output_shape[2:]),
+            attrs["kernel"],
+            attrs["strides"],
+            attrs["padding"],
+            attrs["dilations"],
+        )
+
+    def element(self, window: Sequence[Expr], offset: Sequence[Expr]) -> tuple[list[Expr], Expr]:
+        """Input position of element ``offset`` of a window, and whether it lies in the input."""
+        position = [
+            o * i64(s) + j * i64(d) - i64(lo)
+            for o, j, s, d, (lo, _) in zip(window, offset, self.strides, self.dilations, self.padding, strict=True)
+        ]
+        return position, self._within(position, self.input)
+
+    def window(self, element: Sequence[Expr], offset: Sequence[Expr]) -> tuple[list[Expr], Expr]:
+        """The window whose element ``offset`` is the input position ``element``, and whether it exists."""
+        tops = [
+            i + i64(lo) - j * i64(d)
+            for i, j, d, (lo, _) in zip(element, offset, self.dilations, self.padding, strict=True)
+        ]
+        position = [tirx.floordiv(t, i64(s)) for t, s in zip(tops, self.strides, strict=True)]
+        exists = [tirx.EQ(tirx.floormod(t, i64(s)), i64(0)) for t, s in zip(tops, self.strides, strict=True) if s > 1]
+        return position, all_of([*exists, self._within(position, self.output)])
+
+    def count(self, window: Sequence[Expr], *, include_pad: bool, dtype: str) -> Expr:
+        """The divisor of an average, as a float."""
+        if include_pad:
+            return exact.const(float(math.prod(self.kernel)), dtype)
+        total: Expr = i64(1)
+        axes = zip(window, self.kernel, self.strides, self.dilations, self.padding, self.input, strict=True)
+        for o, e, s, d, (lo, _), size in axes:
+            inside: Expr = i64(0)
+            for j in range(e):
+                p = o * i64(s) + i64(j * d - lo)
+                inside = inside + tirx.Cast("int64", tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(size))))
+            total = total * inside
+        return exact.convert(total, dtype)
+
+    def reversed_offset(self, terms: Sequence[Expr]) -> list[Expr]:
+        """Offsets in descending order: for a fixed input element that visits its windows in ascending order."""
+        return [i64(e - 1) - r for r, e in zip(terms, self.kernel, strict=True)]
+
+    @staticmethod
+    def _within(position: Sequence[Expr], shape: Sequence[int]) -> Expr:
+        return all_of(
+            [tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(e))) for p, e in zip(position, shape, strict=True)]
+        )
+
+
+def _window_maximum(k: Kernel, x: Buffer, store: Buffer, shape: Sequence[int], w: Window, dtype: str) -> None:
+    def step(index: Sequence[Expr], terms: Sequence[Expr], acc: Expr) -> Expr:
+        position, inside = w.element(index[2:], terms)
+        value = load(x, [*index[:2], *position])
+        return exact.maximum(acc, guarded(inside, value, lowest(dtype)) if any(map(any, w.padding)) else value)
+
+    k.stage("fold", store, shape, step, reduce=w.kernel, init=lowest(dtype))
+
+
+def max_pool(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+    """``maximum`` over the elements of each window that lie in the input."""
+    (x,) = inputs
+    with kernel(name, inputs, output) as k:
+        _window_maximum(k, k.inputs[0], k.output, output.shape, Window.of(x.shape, output.shape, attrs), x.dtype)
+    return k.result()
+
+
+def max_pool_backward(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+    """(dy, x) -> dx: every window's dy goes to the first position of its maximum."""
+    dy, x = inputs
+    w = Window.of(x.shape, dy.shape, attrs)
+    with kernel(name, inputs, output) as k:
+        best = k.scratch(dy.shape, x.dtype)
+        _window_maximum(k, k.inputs[1], best, dy.shape, w, x.dtype)
+        chosen = k.scratch(dy.shape, "int64")
+        never = i64(math.prod(w.kernel))
+
+        def first(index: Sequence[Expr], terms: Sequence[Expr], acc: Expr) -> Expr:
+            position, inside = w.element(index[2:], terms)
+            value = guarded(inside, load(k.inputs[1], [*index[:2], *position]), exact.const(0.0, x.dtype))
+            hit = tirx.And(inside, wins(value, load(best, index)))
+            return tirx.Min(acc, exact.select(hit, ravel(terms, w.kernel), never))
+
+        k.stage("fold", chosen, dy.shape, first, reduce=w.kernel, init=never)
+
+        def receives(index: Sequence[Expr], terms: Sequence[Expr]) -> tuple[list[Expr], Expr]:
+            offset = w.reversed_offset(terms)
+            window, exists = w.window(index[2:], offset)
+            place = [*index[:2], *window]
+            mine = guarded(exists, tirx.EQ(load(chosen, place), ravel(offset, w.kernel)), tirx.IntImm("bool", 0))
+            return place, mine
+
+        _accumulate(k, x, w, receives, lambda place: load(k.inputs[0], place))
+    return k.result()
+
+
+def avg_pool(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+    """Sum over the window by lanes, padding as -0.0, then one division by the count."""
+    (x,) = inputs
+    w = Window.of(x.shape, output.shape, attrs)
+    with kernel(name, inputs, output) as k:
+
+        def element(index: Sequence[Expr], r: Expr) -> Expr:
+            position, inside = w.element(index[2:], unravel(r, w.kernel))
+            return guarded(inside, load(k.inputs[0], [*index[:2], *position]), exact.const(-0.0, x.dtype))
+
+        def average(total: Expr, index: Sequence[Expr]) -> Expr:
+            return exact.div(total, w.count(index[2:], include_pad=attrs["count_include_pad"], dtype=x.dtype))
+
+        lane_reduce(
+            k, output.shape, math.prod(w.kernel), x.dtype, element, average, lambda *index: list(index)
+        )
+    return k.result()
+
+
+def avg_pool_backward(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+    """dy -> dx: every element receives dy / count from each window that covers it."""
+    (dy,) = inputs
+    w = Window.of(output.shape, dy.shape, attrs)
+    with kernel(name, inputs, output) as k:
+
+        def receives(index: Sequence[Expr], terms: Sequence[Expr]) -> tuple[list[Expr], Expr]:
+            window, exists = w.window(index[2:], w.reversed_offset(terms))
+            return [*index[:2], *window], exists
+
+        def share(place: Sequence[Expr]) -> Expr:
+            count = w.count(place[2:], include_pad=attrs["count_include_pad"], dtype=dy.dtype)
+            return exact.div(load(k.inputs[0], place), count)
+
+        _accumulate(k, output, w, receives, share)
+    return k.result()
+
+
+def _accumulate(k: Kernel, x: TensorType, w: Window, receives: Any, share: Any) -> None:
+    """dx = chain over the windows that ``receives`` names, from -0.0; +0.0 where there is none."""
+    total = k.scratch(x.shape, x.dtype)
+    found = k.scratch(x.shape, "bool")
+
+    def add(index: Sequence[Expr], terms: Sequence[Expr], acc: Expr) -> Expr:
+        place, mine = receives(index, terms)
+        return guarded(mine, exact.add(acc, share(place)), acc)
+
+    k.stage("fold", total, x.shape, add, reduce=w.kernel, init=exact.const(-0.0, x.dtype))
+    k.stage(
+        "fold",
+        found,
+        x.shape,
+        lambda index, terms, acc: tirx.Or(acc, receives(index, terms)[1]),
+        reduce=w.kernel,
+        init=any_of([]),
+    )
+    k.stage(
+        "map",
+        k.output,
+        x.shape,
+        lambda index: exact.select(load(found, index), load(total, index), exact.const(0.0, x.dtype)),
+    )

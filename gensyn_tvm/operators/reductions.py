@@ -1,0 +1,284 @@
+"""Sums over 32 lanes and a halving tree, products alike, extrema, and the positions of extrema (docs/numerics.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators import elementwise as ew
+from gensyn_tvm.operators import exact
+from gensyn_tvm.operators.nest import Buffer, Kernel, guarded, i64, kernel, load, unravel
+
+Expr = Any
+Attrs = Mapping[str, Any]
+
+LANES = 32
+BLOCK = 1024
+
+
+def halving_tree(lanes: Sequence[Expr], combine: Callable[[Expr, Expr], Expr]) -> Expr:
+    """Combine lane l with lane l + 16, then + 8, + 4, + 2, + 1; absent lanes are the identity and left out."""
+    level = list(lanes)
+    width = LANES // 2
+    while width:
+        level = [combine(level[p], level[p + width]) if p + width < len(level) else level[p] for p in range(min(width, len(level)))]
+        width //= 2
+    return level[0]
+
+
+@dataclass(frozen=True)
+class Combiner:
+    """How two terms are combined, and the term that changes nothing.
+
+    Attributes:
+        combine: of two TIR expressions.
+        identity: bit-exact identity for a dtype.
+        nothing: the result of reducing no elements, for a dtype.
+    """
+
+    combine: Callable[[Expr, Expr], Expr]
+    identity: Callable[[str], Expr]
+    nothing: Callable[[str], Expr]
+
+
+def _constant(value: float) -> Callable[[str], Expr]:
+    def make(dtype: str) -> Expr:
+        return exact.const(value, dtype) if dtype.startswith("float") else tirx.IntImm(dtype, int(value))
+
+    return make
+
+
+# -0.0 is the identity of the float sum: x + -0.0 = x for every x, also for +0.0.
+SUM = Combiner(ew.add, _constant(-0.0), _constant(0.0))
+PROD = Combiner(ew.mul, _constant(1.0), _constant(1.0))
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Splits an index of the input into outer axes (kept) and reduced axes."""
+
+    shape: tuple[int, ...]
+    reduced: tuple[int, ...]
+    keepdims: bool
+
+    @property
+    def outer(self) -> list[int]:
+        """Extents of the kept axes."""
+        return [e for k, e in enumerate(self.shape) if k not in self.reduced]
+
+    @property
+    def inner(self) -> list[int]:
+        """Extents of the reduced axes."""
+        return [self.shape[k] for k in self.reduced]
+
+    @property
+    def count(self) -> int:
+        """Number of elements reduced into one."""
+        return math.prod(self.inner)
+
+    def join(self, outer: Sequence[Expr], inner: Sequence[Expr]) -> list[Expr]:
+        """Input index from the kept and the reduced positions."""
+        kept, reduced = iter(outer), iter(inner)
+        return [next(reduced) if k in self.reduced else next(kept) for k in range(len(self.shape))]
+
+    def place(self, outer: Sequence[Expr]) -> list[Expr]:
+        """Output index from the kept positions."""
+        if not self.keepdims:
+            return list(outer)
+        kept = iter(outer)
+        return [i64(0) if k in self.reduced else next(kept) for k in range(len(self.shape))]
+
+
+def lane_reduce(
+    k: Kernel,
+    outer: Sequence[int],
+    count: int,
+    dtype: str,
+    element: Callable[[Sequence[Expr], Expr], Expr],
+    finish: Callable[[Expr, Sequence[Expr]], Expr],
+    at: Callable[..., Sequence[Expr]],
+    combiner: Combiner = SUM,
+) -> None:
+    """Reduce ``element(outer index, r)`` for r in [0, count) by lanes and tree; store ``finish(result, outer index)``."""
+    if count == 0:
+        k.stage("map", k.output, outer, lambda o: finish(combiner.nothing(dtype), o), at=lambda *o: at(*o))
+        return
+    blocks = math.ceil(count / BLOCK)
+    if blocks > 1:
+        partial = k.scratch([*outer, blocks], dtype)
+        _lanes(k, [*outer, blocks], min(BLOCK, count), count, dtype, element, combiner, blocks, partial)
+
+        def block_result(o: Sequence[Expr], r: Expr) -> Expr:
+            return load(partial, [*o, r])
+
+        element, count = block_result, blocks
+    lanes, width = _lane_stage(k, outer, count, dtype, element, combiner)
+
+    def total(o: Sequence[Expr]) -> Expr:
+        return finish(halving_tree([load(lanes, [*o, i64(p)]) for p in range(width)], combiner.combine), o)
+
+    k.stage("tree", k.output, outer, total, at=lambda *o: at(*o))
+
+
+def _lane_stage(
+    k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Callable[..., Expr], combiner: Combiner
+) -> tuple[Buffer, int]:
+    """Lanes over ``count`` elements without a block limit: lane p adds p, p + 32, p + 64, … in ascending order."""
+    width = min(LANES, count)
+    steps = math.ceil(count / LANES)
+    lanes = k.scratch([*outer, width], dtype)
+
+    def term(index: Sequence[Expr], reduce: Sequence[Expr], accumulator: Expr) -> Expr:
+        r = reduce[0] * i64(LANES) + index[-1]
+        x = element(list(index[:-1]), r)
+        if count % LANES and steps > 1:
+            x = guarded(tirx.LT(r, i64(count)), x, combiner.identity(dtype))
+        return combiner.combine(accumulator, x)
+
+    k.stage("lanes", lanes, [*outer, width], term, reduce=[steps], init=combiner.identity(dtype))
+    return lanes, width
+
+
+def _lanes(
+    k: Kernel,
+    outer: Sequence[int],
+    block: int,
+    count: int,
+    dtype: str,
+    element: Callable[..., Expr],
+    combiner: Combiner,
+    blocks: int,
+    partial: Buffer,
+) -> None:
+    """Lanes and tree inside each block of 1,024; the last axis of ``outer`` is the block."""
+
+    def in_block(index: Sequence[Expr], r: Expr) -> Expr:
+        position = index[-1] * i64(BLOCK) + r
+        x = element(list(index[:-1]), position)
+        return x if count % BLOCK == 0 else guarded(tirx.LT(position, i64(count)), x, combiner.identity(dtype))
+
+    lanes, width = _lane_stage(k, outer, block, dtype, in_block, combiner)
+    k.stage(
+        "tree",
+        partial,
+        outer,
+        lambda o: halving_tree([load(lanes, [*o, i64(p)]) for p in range(width)], combiner.combine),
+    )
+
+
+def lane_reduction(combiner: Combiner) -> Callable[[str, Sequence[TensorType], TensorType, Attrs], Any]:
+    """Builder of ``sum`` or ``prod``; integers wrap, so their order is free and a plain loop does."""
+
+    def build(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+        (t,) = inputs
+        axes = Axes(t.shape, attrs["axes"], attrs["keepdims"])
+        with kernel(name, inputs, output) as k:
+            (x,) = k.inputs
+            if not t.is_float and axes.count:
+                k.stage(
+                    "fold",
+                    k.output,
+                    axes.outer,
+                    lambda o, r, acc: combiner.combine(acc, load(x, axes.join(o, r))),
+                    reduce=axes.inner or [1],
+                    init=combiner.identity(t.dtype),
+                    at=lambda *o: axes.place(o),
+                )
+            else:
+                lane_reduce(
+                    k,
+                    axes.outer,
+                    axes.count,
+                    t.dtype,
+                    lambda o, r: load(x, axes.join(o, unravel(r, axes.inner))),
+                    lambda total, o: total,
+                    lambda *o: axes.place(o),
+                    combiner,
+                )
+        return k.result()
+
+    return build
+
+
+def lowest(dtype: str) -> Expr:
+    """The identity of ``maximum``."""
+    if dtype.startswith("float"):
+        return exact.const(-math.inf, dtype)
+    return tirx.IntImm(dtype, _range(dtype)[0])
+
+
+def highest(dtype: str) -> Expr:
+    """The identity of ``minimum``."""
+    if dtype.startswith("float"):
+        return exact.const(math.inf, dtype)
+    return tirx.IntImm(dtype, _range(dtype)[1])
+
+
+def _range(dtype: str) -> tuple[int, int]:
+    bits = int(dtype.removeprefix("u").removeprefix("int"))
+    return (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def extremum(*, largest: bool) -> Callable[[str, Sequence[TensorType], TensorType, Attrs], Any]:
+    """Builder of ``reduce_max`` or ``reduce_min``."""
+
+    def build(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+        (t,) = inputs
+        axes = Axes(t.shape, attrs["axes"], attrs["keepdims"])
+        combine, identity = (ew.maximum, lowest) if largest else (ew.minimum, highest)
+        with kernel(name, inputs, output) as k:
+            k.stage(
+                "fold",
+                k.output,
+                axes.outer,
+                lambda o, r, acc: combine(acc, load(k.inputs[0], axes.join(o, r[: len(axes.inner)]))),
+                reduce=axes.inner or [1],
+                init=identity(t.dtype),
+                at=lambda *o: axes.place(o),
+            )
+        return k.result()
+
+    return build
+
+
+def wins(x: Expr, best: Expr) -> Expr:
+    """Whether ``x`` is one of the positions of the extremum ``best``: equal to it, or a NaN if it is one."""
+    if not ew.is_float(x):
+        return tirx.EQ(x, best)
+    return tirx.Or(exact.eq(x, best), tirx.And(exact.is_nan(x), exact.is_nan(best)))
+
+
+def arg_extremum(*, largest: bool) -> Callable[[str, Sequence[TensorType], TensorType, Attrs], Any]:
+    """Builder of ``argmax`` or ``argmin``: the extremum first, then the lowest index that attains it."""
+
+    def build(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+        (t,) = inputs
+        axes = Axes(t.shape, attrs["axes"], attrs["keepdims"])
+        combine, identity = (ew.maximum, lowest) if largest else (ew.minimum, highest)
+        with kernel(name, inputs, output) as k:
+            (x,) = k.inputs
+            best = k.scratch(axes.outer, t.dtype)
+            k.stage(
+                "fold",
+                best,
+                axes.outer,
+                lambda o, r, acc: combine(acc, load(x, axes.join(o, r))),
+                reduce=axes.inner,
+                init=identity(t.dtype),
+            )
+            never = i64(axes.count)
+
+            def first(o: Sequence[Expr], r: Sequence[Expr], acc: Expr) -> Expr:
+                return tirx.Min(acc, exact.select(wins(load(x, axes.join(o, r)), load(best, o)), r[0], never))
+
+            k.stage(
+                "fold", k.output, axes.outer, first, reduce=axes.inner, init=never, at=lambda *o: axes.place(o)
+            )
+        return k.result()
+
+    return build

@@ -1,0 +1,41 @@
+"""The deterministic TIR variant of every canonical operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators import elementwise, movement, pooling, products, reductions
+
+#: (name of the PrimFunc, input types, output type, attributes) -> PrimFunc
+Variant = Callable[[str, Sequence[TensorType], TensorType, Mapping[str, Any]], Any]
+
+VARIANTS: dict[str, Variant] = {
+    **{op: elementwise.elementwise(op) for op in elementwise.SCALAR},
+    "cast": elementwise.cast,
+    "canonical_nan": elementwise.canonical_nan,
+    "sum": reductions.lane_reduction(reductions.SUM),
+    "prod": reductions.lane_reduction(reductions.PROD),
+    "reduce_max": reductions.extremum(largest=True),
+    "reduce_min": reductions.extremum(largest=False),
+    "argmax": reductions.arg_extremum(largest=True),
+    "argmin": reductions.arg_extremum(largest=False),
+    "matmul": products.matmul,
+    "conv": products.conv,
+    "conv_backward_data": products.conv_backward_data,
+    "conv_backward_weight": products.conv_backward_weight,
+    "max_pool": pooling.max_pool,
+    "max_pool_backward": pooling.max_pool_backward,
+    "avg_pool": pooling.avg_pool,
+    "avg_pool_backward": pooling.avg_pool_backward,
+    "reshape": movement.reshape,
+    "transpose": movement.transpose,
+    "broadcast_to": movement.broadcast_to,
+    "concat": movement.concat,
+    "slice": movement.slice_,
+    "pad": movement.pad,
+    "constant": movement.uniform_constant,
+    "iota": movement.iota,
+    "random_bits": movement.random_bits,
+}

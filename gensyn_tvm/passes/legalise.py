@@ -1,0 +1,80 @@
+"""Canonical operators → deterministic TIR variants, through ``LegalizeOps`` with our map and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax
+
+from gensyn_tvm.errors import UnsupportedOperatorError
+from gensyn_tvm.operators.registry import VARIANTS
+from gensyn_tvm.passes.lift import PREFIX, call_attrs, call_source, canonical_type
+
+# TVM's pattern kinds (relax/op_pattern.h), which decide what FuseOps may fuse.
+_ELEMENTWISE, _BROADCAST, _INJECTIVE, _REDUCE, _OUT_FUSABLE, _OPAQUE = 0, 1, 2, 3, 4, 8
+
+_PATTERNS: dict[str, int] = {
+    **dict.fromkeys(("reshape", "transpose", "concat", "slice", "pad"), _INJECTIVE),
+    **dict.fromkeys(("broadcast_to",), _BROADCAST),
+    **dict.fromkeys(("sum", "prod", "reduce_max", "reduce_min"), _REDUCE),
+    **dict.fromkeys(("matmul", "conv", "conv_backward_data", "conv_backward_weight"), _OUT_FUSABLE),
+    **dict.fromkeys(("max_pool", "max_pool_backward", "avg_pool", "avg_pool_backward"), _OPAQUE),
+    **dict.fromkeys(("argmax", "argmin", "random_bits"), _OPAQUE),
+}
+
+_PATTERN_ATTR = "op_pattern"
+
+
+def _pattern(op: str, call: Any) -> int:
+    if op in _PATTERNS:
+        return _PATTERNS[op]
+    output = canonical_type(call.ty).shape
+    return _ELEMENTWISE if all(canonical_type(a.ty).shape == output for a in call.args) else _BROADCAST
+
+
+def _legalize(op: str) -> Callable[[Any, Any], Any]:
+    def legalize(builder: Any, call: Any) -> Any:
+        inputs = [canonical_type(a.ty) for a in call.args]
+        function = VARIANTS[op](op, inputs, canonical_type(call.ty), call_attrs(call))
+        function = function.with_attr(_PATTERN_ATTR, _pattern(op, call))
+        return relax.call_tir(builder.add_func(function, op), list(call.args), call.ty)
+
+    return legalize
+
+
+_MAP = {PREFIX + op: _legalize(op) for op in VARIANTS}
+
+
+def legalise(module: Any) -> Any:
+    """Replace every canonical operator by its variant.
+
+    Raises:
+        UnsupportedOperatorError: an operator has no deterministic variant. There is no fallback to TVM's own
+            legalisation: the map only knows ours.
+    """
+    for call in _calls(module):
+        name = call.op.name
+        if name not in _MAP:
+            raise UnsupportedOperatorError(
+                name.removeprefix(PREFIX),
+                where=call_source(call) if name.startswith(PREFIX) else "",
+                found="no deterministic variant",
+                expected="an operator of docs/operators.md",
+                remedy="write the model with supported operators, or add a variant to gensyn_tvm/operators",
+            )
+    return relax.transform.LegalizeOps(_MAP, skip_ops=None, enable_warning=False)(module)
+
+
+def _calls(module: Any) -> list[Any]:
+    """Calls of operators in the program's function."""
+    found: list[Any] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, relax.Call) and hasattr(node.op, "name"):
+            found.append(node)
+
+    for _, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function.body, visit)
+    return found

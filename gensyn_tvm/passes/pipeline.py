@@ -1,0 +1,95 @@
+"""The compiler after the freeze, phase by phase. Nothing here may change a bit.
+
+    lift        canonical graph → Relax, one operator of ours for each node
+    legalise    each operator → its deterministic TIR variant
+    fuse        neighbouring kernels → one kernel
+    schedule    each kernel → loops for the target
+    verify      every reduction in canonical order, no arithmetic but the exact operators
+    lower       Relax → calls with planned memory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+
+from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.passes.exactness import check_exactness
+from gensyn_tvm.passes.fuse import fuse
+from gensyn_tvm.passes.legalise import legalise
+from gensyn_tvm.passes.lift import lift
+from gensyn_tvm.passes.order import check_order
+from gensyn_tvm.schedules.driver import schedule_kernel
+from gensyn_tvm.targets.cpu import CpuTarget
+
+#: Phases in order, as ``gensyn-tvm inspect --phase`` names them.
+PHASES = ("lift", "legalise", "fuse", "schedule", "lower")
+
+
+def kernels(module: Any) -> list[tuple[Any, Any]]:
+    """(global variable, PrimFunc) of every kernel of a module."""
+    return [(gv, f) for gv, f in module.functions_items() if isinstance(f, tirx.PrimFunc)]
+
+
+def schedule(module: Any, target: CpuTarget, style: str) -> Any:
+    """Schedule every kernel; see ``gensyn_tvm.schedules.driver`` for the styles."""
+    scheduled = tvm.IRModule(module.functions, attrs=module.attrs)
+    for gv, function in kernels(module):
+        scheduled.update_func(gv, schedule_kernel(gv.name_hint, function, target, style))
+    return scheduled
+
+
+def verify(module: Any) -> Any:
+    """Prove the order and exactness of every kernel; the module is returned unchanged.
+
+    Raises:
+        ScheduleError: a reduction may run out of order.
+        ExactnessError: arithmetic outside of the exact operators.
+    """
+    for gv, function in kernels(module):
+        check_order(gv.name_hint, function)
+        check_exactness(gv.name_hint, function)
+    return module
+
+
+def lower(module: Any) -> Any:
+    """Relax calls → destination-passing calls with planned memory, ready for TVM's virtual machine."""
+    passes = tvm.transform.Sequential(
+        [
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+    return passes(module)
+
+
+def run_phases(
+    graph: Graph, target: CpuTarget, style: str, observe: Callable[[str, Any], None] | None = None
+) -> Any:
+    """The lowered module of a canonical graph; ``observe(phase, module)`` sees each phase's result."""
+    see = observe or (lambda phase, module: None)
+    with target.to_tvm():
+        module = lift(graph)
+        see("lift", module)
+        module = legalise(module)
+        see("legalise", module)
+        if style != "none":
+            module = fuse(module)
+        see("fuse", module)
+        module = verify(schedule(module, target, style))
+        see("schedule", module)
+        module = lower(module)
+        see("lower", module)
+    return module

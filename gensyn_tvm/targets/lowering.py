@@ -1,0 +1,315 @@
+"""From exact operators to instructions: one table, a row per operator, a column per kind of target.
+
+TVM's ``LowerIntrin`` calls these functions at the very end of its pipeline, after vectorisation and every simplification, so
+nothing can change the arithmetic afterwards. On LLVM each operation stands under ``llvm.arithmetic.fence``, because TVM
+hard-wires ``AllowFPOpFusion = Fast``, which would contract a * b + c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx import register_intrin_lowering
+
+from gensyn_tvm.operators import exact
+from gensyn_tvm.operators.elementary import BODIES
+from gensyn_tvm.targets.body import Body
+
+Expr = Any
+Lowering = Callable[[Any], Expr]
+
+#: Whether the target that is being lowered has fused multiply-add instructions; set by ``lowering_for``.
+_HAS_FMA: ContextVar[bool] = ContextVar("has_fma")
+
+_PRIORITY = 99
+_SIGN = {"float32": 0x80000000, "float64": 0x8000000000000000}
+_UINT = {"float32": "uint32", "float64": "uint64"}
+_INT = {"float32": "int32", "float64": "int64"}
+#: Smallest power of two from which every float is an integer.
+_INTEGRAL_FROM = {"float32": 2.0**23, "float64": 2.0**52}
+_QUIET_NAN = {"float32": 0x7FC00000, "float64": 0x7FF8000000000000}
+_INT_BITS = {"int8": 8, "uint8": 8, "int32": 32, "uint32": 32, "int64": 64}
+
+
+@contextmanager
+def lowering_for(*, has_fma: bool) -> Iterator[None]:
+    """Declare the features of the target while TVM lowers for it."""
+    token = _HAS_FMA.set(has_fma)
+    try:
+        yield
+    finally:
+        _HAS_FMA.reset(token)
+
+
+def _body(call: Any) -> tuple[Body, str, list[Expr]]:
+    """A body for the call's lanes, the element dtype of its first argument, and its arguments bound to names."""
+    dtype = exact.dtype_of(call.args[0])
+    body = Body(exact.lanes_of(dtype), has_fma=_HAS_FMA.get())
+    return body, exact.element_of(dtype), [body.let(a) for a in call.args]
+
+
+def _fence(expr: Expr) -> Expr:
+    return tirx.call_llvm_pure_intrin(exact.dtype_of(expr), "llvm.arithmetic.fence", expr)
+
+
+# ---- rows that are the same everywhere ------------------------------------------------------------------------------
+
+
+def _bits(call: Any) -> Expr:
+    low = call.args[0].value
+    if all(a.value == 0 for a in call.args):  # TVM reads a reinterpreted zero as a null pointer
+        return tirx.FloatImm(exact.dtype_of(call), 0.0)
+    if exact.dtype_of(call) == "float32":
+        return tirx.reinterpret("float32", tirx.IntImm("uint32", low))
+    pattern = call.args[1].value * 2**32 + low
+    return tirx.reinterpret("float64", tirx.IntImm("int64", pattern - 2**64 if pattern >= 2**63 else pattern))
+
+
+def _signed_mask(body: Body, element: str) -> Expr:
+    """The sign bit as a signed integer constant."""
+    return body.int_const(-(2**31) if element == "float32" else -(2**63), _INT[element])
+
+
+def _neg(call: Any) -> Expr:
+    body, element, (x,) = _body(call)
+    flipped = tirx.bitwise_xor(body.reinterpret(_INT[element], x), _signed_mask(body, element))
+    return body.finish(body.reinterpret(element, flipped))
+
+
+def _magnitude(body: Body, element: str, x: Expr) -> Expr:
+    mask = body.int_const(2**31 - 1 if element == "float32" else 2**63 - 1, _INT[element])
+    return body.reinterpret(element, tirx.bitwise_and(body.reinterpret(_INT[element], x), mask))
+
+
+def _abs(call: Any) -> Expr:
+    body, element, (x,) = _body(call)
+    return body.finish(_magnitude(body, element, x))
+
+
+def _extremum(*, largest: bool) -> Lowering:
+    """maximum and minimum by compare and select: a NaN wins, and of two zeros +0 (maximum) or -0 (minimum)."""
+
+    def lower(call: Any) -> Expr:
+        body, element, (x, y) = _body(call)
+        bx, by = body.reinterpret(_INT[element], x), body.reinterpret(_INT[element], y)
+        zeros = body.reinterpret(element, tirx.bitwise_and(bx, by) if largest else tirx.bitwise_or(bx, by))
+        nan = body.bits_const(element, _QUIET_NAN[element])
+        first, second = (exact.gt(x, y), exact.gt(y, x)) if largest else (exact.lt(x, y), exact.lt(y, x))
+        return body.finish(exact.select(first, x, exact.select(second, y, exact.select(exact.eq(x, y), zeros, nan))))
+
+    return lower
+
+
+def _rounded(body: Body, element: str, x: Expr) -> Expr:
+    """Nearest integral value, ties to even, without the sign: adding 2^23 (2^52) leaves no fraction bits."""
+    magic = body.const(_INTEGRAL_FROM[element], element)
+    return exact.sub(exact.add(_magnitude(body, element, x), magic), magic)
+
+
+def _to_integral(kind: str) -> Lowering:
+    def lower(call: Any) -> Expr:
+        body, element, (x,) = _body(call)
+        sign = body.let(tirx.bitwise_and(body.reinterpret(_INT[element], x), _signed_mask(body, element)))
+
+        def signed(value: Expr) -> Expr:
+            return body.reinterpret(element, tirx.bitwise_or(body.reinterpret(_INT[element], value), sign))
+
+        result = body.let(signed(_rounded(body, element, x)))
+        one = body.const(1.0, element)
+        if kind == "floor":
+            result = signed(exact.select(exact.gt(result, x), exact.sub(result, one), result))
+        elif kind == "ceil":
+            result = signed(exact.select(exact.lt(result, x), exact.add(result, one), result))
+        small = exact.lt(_magnitude(body, element, x), body.const(_INTEGRAL_FROM[element], element))
+        return body.finish(exact.select(small, result, x))
+
+    return lower
+
+
+def _canonical_nan(call: Any) -> Expr:
+    body, element, (x,) = _body(call)
+    return body.finish(exact.select(exact.ne(x, x), body.bits_const(element, _QUIET_NAN[element]), x))
+
+
+def _convert(call: Any) -> Expr:
+    """``cast`` of docs/numerics.md."""
+    body, source, (x,) = _body(call)
+    target = exact.element_of(exact.dtype_of(call))
+    if target == "bool":
+        zero = body.const(0.0, source) if source in _INT else body.int_const(0, source)
+        return body.finish(exact.ne(x, zero) if source in _INT else tirx.NE(x, zero))
+    if source in _INT and target in _INT_BITS:
+        return body.finish(_float_to_int(body, source, target, x))
+    if source == "uint32" and target in _INT:
+        x = tirx.Cast(body.dtype("int64"), x)
+    return body.finish(tirx.Cast(body.dtype(target), x))
+
+
+def _float_to_int(body: Body, source: str, target: str, x: Expr) -> Expr:
+    """Truncation that saturates; NaN gives 0. Out-of-range values never reach the conversion instruction."""
+    bits = _INT_BITS[target]
+    low, limit = (0, 2**bits) if target.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    too_large = exact.ge(x, body.const(float(limit), source))
+    # The truncation of anything above low - 1 is at least low; low - 1 itself is a float only for the narrow types.
+    below = float(low - 1)
+    exact_below = below == low - 1 and (source == "float64" or abs(low - 1) < 2**24)
+    too_small = exact.le(x, body.const(below, source)) if exact_below else exact.lt(x, body.const(float(low), source))
+    inside = exact.select(too_large, body.const(0.0, source), exact.select(too_small, body.const(0.0, source), x))
+    finite = exact.select(exact.ne(x, x), body.const(0.0, source), inside)
+    wide = "int64" if bits < 64 else target
+    converted = tirx.Cast(body.dtype(target), tirx.Cast(body.dtype(wide), finite))
+    high = body.int_const(limit - 1, target)
+    return exact.select(too_large, high, exact.select(too_small, body.int_const(low, target), converted))
+
+
+# ---- wrapping integers ----------------------------------------------------------------------------------------------
+# TVM marks integer arithmetic of 32 bits and more as never overflowing, so it is done where it cannot overflow.
+
+
+def _wrap_narrow(operation: Callable[[Expr, Expr], Expr], dtype: str, body: Body, a: Expr, b: Expr) -> Expr:
+    wide = body.dtype("int64")
+    if dtype == "uint32":  # products of two 32-bit unsigned integers need all 64 bits
+        wide = body.dtype("uint64")
+        if operation is tirx.Sub:
+            a, operation = tirx.Add(tirx.Cast(wide, a), body.int_const(2**32, "uint64")), tirx.Sub
+            return tirx.Cast(body.dtype(dtype), tirx.Sub(a, tirx.Cast(wide, b)))
+    return tirx.Cast(body.dtype(dtype), operation(tirx.Cast(wide, a), tirx.Cast(wide, b)))
+
+
+def _add64(body: Body, a: Expr, b: Expr) -> Expr:
+    """a + b modulo 2^64 from halves, for uint64 values bound to names."""
+    mask, half = body.int_const(2**32 - 1, "uint64"), body.int_const(32, "uint64")
+    low = body.let(tirx.Add(tirx.bitwise_and(a, mask), tirx.bitwise_and(b, mask)))
+    high = tirx.Add(tirx.Add(tirx.shift_right(a, half), tirx.shift_right(b, half)), tirx.shift_right(low, half))
+    return body.let(tirx.bitwise_or(tirx.shift_left(high, half), tirx.bitwise_and(low, mask)))
+
+
+def _mul64(body: Body, a: Expr, b: Expr) -> Expr:
+    mask, half = body.int_const(2**32 - 1, "uint64"), body.int_const(32, "uint64")
+    al, ah = body.let(tirx.bitwise_and(a, mask)), body.let(tirx.shift_right(a, half))
+    bl, bh = body.let(tirx.bitwise_and(b, mask)), body.let(tirx.shift_right(b, half))
+    cross = tirx.Add(tirx.bitwise_and(tirx.Mul(al, bh), mask), tirx.bitwise_and(tirx.Mul(ah, bl), mask))
+    shifted = body.let(tirx.shift_left(tirx.bitwise_and(cross, mask), half))
+    return _add64(body, body.let(tirx.Mul(al, bl)), shifted)
+
+
+def _wrap(name: str) -> Lowering:
+    operation = {"add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul}[name]
+
+    def lower(call: Any) -> Expr:
+        body, dtype, (a, b) = _body(call)
+        if dtype != "int64":
+            return body.finish(_wrap_narrow(operation, dtype, body, a, b))
+        ua, ub = (body.let(tirx.reinterpret(body.dtype("uint64"), v)) for v in (a, b))
+        if name == "mul":
+            result = _mul64(body, ua, ub)
+        elif name == "add":
+            result = _add64(body, ua, ub)
+        else:
+            inverse = body.let(tirx.bitwise_xor(ub, tirx.reinterpret(body.dtype("uint64"), body.int_const(-1, "int64"))))
+            result = _add64(body, _add64(body, ua, inverse), body.int_const(1, "uint64"))
+        return body.finish(tirx.reinterpret(body.dtype("int64"), result))
+
+    return lower
+
+
+def _elementary(name: str) -> Lowering:
+    def lower(call: Any) -> Expr:
+        body, _, (x,) = _body(call)
+        return body.finish(BODIES[name](body, x))
+
+    return lower
+
+
+# ---- LLVM -----------------------------------------------------------------------------------------------------------
+
+
+def _llvm_fma(call: Any) -> Expr:
+    """One rounding. Without fma instructions float32 goes through binary64, rounded to odd; float64 calls libm's fma."""
+    dtype = exact.dtype_of(call)
+    if _HAS_FMA.get() or exact.element_of(dtype) == "float64":
+        return tirx.call_llvm_pure_intrin(dtype, "llvm.fma", *call.args)
+    body, _, (a, b, c) = _body(call)
+    wide_c = body.let(exact.convert(c, "float64"))
+    product = body.let(exact.mul(exact.convert(a, "float64"), exact.convert(b, "float64")))
+    total = body.let(exact.add(product, wide_c))
+    # Knuth's two-sum: product + wide_c = total + error exactly.
+    back = body.let(exact.sub(total, product))
+    error = body.let(exact.add(exact.sub(product, exact.sub(total, back)), exact.sub(wide_c, back)))
+    # Rounding to odd: truncate toward zero and set the last bit if anything was cut off; a NaN error (total infinite)
+    # compares false. The conversion to float32 is then the only rounding.
+    inexact = tirx.Or(exact.lt(error, body.const(0.0, "float64")), exact.gt(error, body.const(0.0, "float64")))
+    bits = body.let(body.reinterpret("int64", total))
+    opposite = tirx.shift_right(tirx.bitwise_xor(bits, body.reinterpret("int64", error)), body.int_const(63, "int64"))
+    odd = tirx.bitwise_or(tirx.Add(bits, opposite), body.int_const(1, "int64"))
+    return body.finish(exact.convert(body.reinterpret("float64", exact.select(inexact, odd, bits)), "float32"))
+
+
+def _fenced(operation: Callable[[Expr, Expr], Expr]) -> Lowering:
+    return lambda call: _fence(operation(*call.args))
+
+
+def _plain(operation: Callable[[Expr, Expr], Expr]) -> Lowering:
+    return lambda call: operation(*call.args)
+
+
+def _libm(name: str) -> Lowering:
+    """A libm function that IEEE-754 requires to be correctly rounded (sqrt, fma); the C target only."""
+
+    def lower(call: Any) -> Expr:
+        dtype = exact.dtype_of(call)
+        return tirx.call_pure_extern(dtype, name + "f" if dtype == "float32" else name, *call.args)
+
+    return lower
+
+
+_COMMON: dict[str, Lowering] = {
+    "bits": _bits,
+    "neg": _neg,
+    "abs": _abs,
+    "maximum": _extremum(largest=True),
+    "minimum": _extremum(largest=False),
+    "floor": _to_integral("floor"),
+    "ceil": _to_integral("ceil"),
+    "round": _to_integral("round"),
+    "canonical_nan": _canonical_nan,
+    "convert": _convert,
+    "eq": _plain(tirx.EQ),
+    "ne": _plain(tirx.NE),
+    "lt": _plain(tirx.LT),
+    "le": _plain(tirx.LE),
+    "wrap_add": _wrap("add"),
+    "wrap_sub": _wrap("sub"),
+    "wrap_mul": _wrap("mul"),
+    **{name: _elementary(name) for name in exact.ELEMENTARY},
+}
+
+LOWERINGS: dict[str, dict[str, Lowering]] = {
+    "llvm": {
+        **_COMMON,
+        "add": _fenced(tirx.Add),
+        "sub": _fenced(tirx.Sub),
+        "mul": _fenced(tirx.Mul),
+        "div": _fenced(tirx.Div),
+        "sqrt": lambda call: tirx.call_llvm_pure_intrin(exact.dtype_of(call), "llvm.sqrt", call.args[0]),
+        "fma": _llvm_fma,
+    },
+    # Compiled by gcc with -ffp-contract=off: plain operators are single IEEE operations.
+    "c": {
+        **_COMMON,
+        "add": _plain(tirx.Add),
+        "sub": _plain(tirx.Sub),
+        "mul": _plain(tirx.Mul),
+        "div": _plain(tirx.Div),
+        "sqrt": _libm("sqrt"),
+        "fma": _libm("fma"),
+    },
+}
+
+for _kind, _table in LOWERINGS.items():
+    for _name, _lower in _table.items():
+        register_intrin_lowering(exact.PREFIX + _name, target=_kind, f=_lower, level=_PRIORITY)

@@ -1,0 +1,71 @@
+"""Print the binary64 coefficients of gensyn_tvm/operators/elementary_coefficients.py.
+
+Each polynomial interpolates its function in the Chebyshev nodes of the reduced range, in 60 digits, and every coefficient is
+then rounded to binary64. The result is within a small factor of the best polynomial of its degree; what is left of the error
+is judged by scripts/prove_elementary.py on every input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mpmath
+
+mpmath.mp.dps = 60
+
+Function = Callable[[Any], Any]
+
+#: Point around which the squared argument of erf is expanded; a binary64 number.
+ERF_CENTRE = 7.6875
+
+
+def interpolate(function: Function, low: Any, high: Any, degree: int) -> list[float]:
+    """Monomial coefficients, lowest first, of the polynomial through the Chebyshev nodes of [low, high]."""
+    count = degree + 1
+    centre, half = (high + low) / 2, (high - low) / 2
+    nodes = [centre + half * mpmath.cos(mpmath.pi * (2 * i + 1) / (2 * count)) for i in range(count)]
+    vandermonde = mpmath.matrix(count, count)
+    for row, node in enumerate(nodes):
+        for column in range(count):
+            vandermonde[row, column] = node**column
+    solution = mpmath.lu_solve(vandermonde, mpmath.matrix([function(node) for node in nodes]))
+    return [float(c) for c in solution]
+
+
+def exp_tail(r: Any) -> Any:
+    """(e^r - 1 - r) / r^2."""
+    return mpmath.mpf(1) / 2 if r == 0 else (mpmath.expm1(r) - r) / r**2
+
+
+def log_series(z: Any) -> Any:
+    """(2 atanh(s) / s - 2) / z with s^2 = z."""
+    s = mpmath.sqrt(z)
+    return mpmath.mpf(2) / 3 if z == 0 else (2 * mpmath.atanh(s) / s - 2) / z
+
+
+def erf_ratio(t: Any) -> Any:
+    """erf(x) / x with x^2 = t + ERF_CENTRE."""
+    x = mpmath.sqrt(t + ERF_CENTRE)
+    return mpmath.erf(x) / x
+
+
+def main() -> None:
+    """Print the tables as Python source."""
+    half_log2 = mpmath.log(2) / 2 * mpmath.mpf("1.0000001")
+    log_end = ((mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1)) ** 2
+    erf_end = mpmath.mpf("15.3666")
+    tables = {
+        "EXP_TAIL": interpolate(exp_tail, -half_log2, half_log2, 9),
+        "LOG_SERIES": interpolate(log_series, mpmath.mpf(0), log_end, 6),
+        "ERF_RATIO": interpolate(erf_ratio, -mpmath.mpf(ERF_CENTRE), erf_end - ERF_CENTRE, 27),
+    }
+    for name, coefficients in tables.items():
+        print(f"{name} = (")
+        for coefficient in coefficients:
+            print(f'    float.fromhex("{coefficient.hex()}"),')
+        print(")")
+
+
+if __name__ == "__main__":
+    main()
