@@ -208,6 +208,8 @@ def _functional(exported: Any) -> Any:
         warnings.simplefilter("ignore")
         exported = exported.run_decompositions({})
         unknown = {node.target for node in exported.graph.nodes if node.op == "call_function" and _unknown(node)}
+        for node in [n for n in exported.graph.nodes if n.target is torch.ops.aten._assert_tensor_metadata.default]:
+            exported.graph.erase_node(node)  # shapes and dtypes are static: it holds
         table = {target: rule for target, rule in torch.export.default_decompositions().items() if target in unknown}
         return exported.run_decompositions(table) if table else exported
 
@@ -387,7 +389,7 @@ def _input_names(placeholders: list[str], wanted: Sequence[str] | None, origin: 
 
 
 def _results(exported: Any, results: list[Any], tied: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Outputs by name (``output``, or ``output_<key or position>`` for several) and next states by name."""
+    """Outputs by name (``output``, or ``output_<key>_<position>…`` in dicts and tuples) and next states by name."""
     outputs: list[Any] = []
     updates: dict[str, Any] = {}
     for spec, result in zip(exported.graph_signature.output_specs, results, strict=True):
@@ -399,11 +401,13 @@ def _results(exported: Any, results: list[Any], tied: Mapping[str, str]) -> tupl
             raise UnsupportedOperatorError(
                 "output", found=f"{spec.kind.name.lower()} {spec.arg}", expected="tensors, and inputs that forward() leaves alone"
             )
-    keys = [torch.utils._pytree.keystr(path) for path, _ in _output_paths(exported, len(outputs))]
-    names = ["output" if not key else "output_" + identifier(key.strip("[]'.").replace("']['", ".")) for key in keys]
+    names = ["_".join(["output", *path]) if path else "output" for path in _output_paths(exported, len(outputs))]
     return dict(zip(names, outputs, strict=True)), updates
 
 
-def _output_paths(exported: Any, count: int) -> list[Any]:
+def _output_paths(exported: Any, count: int) -> list[list[str]]:
+    """Keys, positions and fields that lead to each output; nothing if the model returns one tensor."""
     tree = torch.utils._pytree.tree_unflatten(list(range(count)), exported.call_spec.out_spec)
-    return torch.utils._pytree.tree_flatten_with_path(tree)[0]
+    paths = [path for path, _ in torch.utils._pytree.tree_flatten_with_path(tree)[0]]
+    names = ("key", "idx", "name")
+    return [[identifier(str(next(getattr(k, n) for n in names if hasattr(k, n)))) for k in path] for path in paths]

@@ -1,0 +1,91 @@
+"""gensyn_tvm: a compiler for neural networks whose results are the same bits on every machine.
+
+Importing this package is cheap: what it exports is imported on first use, so a saved program runs without any framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from gensyn_tvm.compiler import compile
+    from gensyn_tvm.errors import (
+        EnvironmentChangedError,
+        ExactnessError,
+        GensynError,
+        ImportModelError,
+        InputError,
+        InvalidFileError,
+        InvalidProgramError,
+        ScheduleError,
+        TargetError,
+        UnsupportedOperatorError,
+    )
+    from gensyn_tvm.frontends.onnx import from_onnx
+    from gensyn_tvm.frontends.torch import from_torch
+    from gensyn_tvm.program import Program
+    from gensyn_tvm.runtime.executable import Executable, load
+    from gensyn_tvm.training.optimizers import SGD, Adam, AdamW
+    from gensyn_tvm.training.step import training_step
+
+_EXPORTS = {
+    "SGD": "gensyn_tvm.training.optimizers",
+    "Adam": "gensyn_tvm.training.optimizers",
+    "AdamW": "gensyn_tvm.training.optimizers",
+    "EnvironmentChangedError": "gensyn_tvm.errors",
+    "ExactnessError": "gensyn_tvm.errors",
+    "Executable": "gensyn_tvm.runtime.executable",
+    "GensynError": "gensyn_tvm.errors",
+    "ImportModelError": "gensyn_tvm.errors",
+    "InputError": "gensyn_tvm.errors",
+    "InvalidFileError": "gensyn_tvm.errors",
+    "InvalidProgramError": "gensyn_tvm.errors",
+    "Program": "gensyn_tvm.program",
+    "ScheduleError": "gensyn_tvm.errors",
+    "TargetError": "gensyn_tvm.errors",
+    "UnsupportedOperatorError": "gensyn_tvm.errors",
+    "compile": "gensyn_tvm.compiler",
+    "from_onnx": "gensyn_tvm.frontends.onnx",
+    "from_torch": "gensyn_tvm.frontends.torch",
+    "load": "gensyn_tvm.runtime.executable",
+    "training_step": "gensyn_tvm.training.step",
+}
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "EnvironmentChangedError",
+    "ExactnessError",
+    "Executable",
+    "GensynError",
+    "ImportModelError",
+    "InputError",
+    "InvalidFileError",
+    "InvalidProgramError",
+    "Program",
+    "ScheduleError",
+    "TargetError",
+    "UnsupportedOperatorError",
+    "__version__",
+    "compile",
+    "from_onnx",
+    "from_torch",
+    "load",
+    "training_step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'gensyn_tvm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

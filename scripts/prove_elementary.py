@@ -113,9 +113,9 @@ class Truth:
     def check_library(self) -> None:
         """Refuse a binary64 library that is less exact than the margin assumes."""
         rng = np.random.default_rng(0)
-        bits = rng.integers(0, INPUTS, 20000, dtype=np.uint64).astype(np.uint32)
-        x = np.concatenate([bits.view(np.float32), rng.uniform(-20, 20, 20000).astype(np.float32)]).astype(np.float64)
+        anything = rng.integers(0, INPUTS, 20000, dtype=np.uint64).astype(np.uint32).view(np.float32)
         with np.errstate(all="ignore"):
+            x = np.concatenate([anything, rng.uniform(-20, 20, 20000).astype(np.float32)]).astype(np.float64)
             y = BINARY64[self.name](x)
         for xi, yi in zip(x[np.isfinite(x)], y[np.isfinite(x)], strict=True):
             exact_value = MPFR[self.name](gmpy2.mpfr(xi))
@@ -125,9 +125,8 @@ class Truth:
 
     def __call__(self, x: Array) -> Array:
         """Bit patterns of the results for float32 ``x``."""
-        wide = x.astype(np.float64)
         with np.errstate(all="ignore"):
-            y = BINARY64[self.name](wide)
+            y = BINARY64[self.name](x.astype(np.float64))
             low = (y * (1.0 - MARGIN)).astype(np.float32)
             high = (y * (1.0 + MARGIN)).astype(np.float32)
         bits = canonical_bits(low)
@@ -197,7 +196,13 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 def sweep(runs: list[Run], truth: Truth | None, name: str, stride: int) -> None:
     """Feed every ``stride``-th chunk of the inputs, in the order of their bit patterns."""
-    columns = (TextColumn("{task.description}"), BarColumn(), "{task.percentage:>5.1f} %", TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        "{task.percentage:>5.1f} %",
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         for start in progress.track(range(0, INPUTS, CHUNK * stride), description=name):
             x = np.arange(start, start + CHUNK, dtype=np.uint64).astype(np.uint32).view(np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.interpreter.scalar import Array
+from gensyn_tvm.interpreter.windows import inner, last_axes
 
 Attrs = Mapping[str, Any]
 
@@ -43,15 +44,14 @@ def concat(attrs: Attrs, out: TensorType, *parts: Array) -> Array:
 def slice_(attrs: Attrs, out: TensorType, x: Array) -> Array:
     """Elements start, start + stride, … below limit, on every axis."""
     bounds = zip(attrs["starts"], attrs["limits"], attrs["strides"], strict=True)
-    return x[(..., *(slice(start, limit, stride) for start, limit, stride in bounds))]
+    return x[last_axes(*(slice(start, limit, stride) for start, limit, stride in bounds))]
 
 
 def pad(attrs: Attrs, out: TensorType, x: Array, value: Array) -> Array:
     """x surrounded by a value."""
     result = np.empty(out.shape, x.dtype)
     result[...] = value
-    inner = zip(attrs["padding"], x.shape, strict=True)
-    result[(..., *(slice(low, low + extent) for (low, _), extent in inner))] = x
+    result[inner(attrs["padding"], x.shape)] = x
     return result
 
 

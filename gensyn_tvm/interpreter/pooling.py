@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import InvalidProgramError, describe
 from gensyn_tvm.interpreter import scalar
-from gensyn_tvm.interpreter.products import pad_spatial, window_slices
 from gensyn_tvm.interpreter.reductions import first_extreme, lane_sum
 from gensyn_tvm.interpreter.scalar import Array
+from gensyn_tvm.interpreter.windows import inner, output_window, pad_spatial
 
 Attrs = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ def max_pool(attrs: Attrs, out: TensorType, x: Array) -> Array:
     padded = pad_spatial(x, attrs["padding"], -math.inf)
     result = np.full(out.shape, -math.inf, x.dtype)
     for j in np.ndindex(*attrs["kernel"]):
-        result = scalar.maximum(result, padded[(..., *window_slices(j, out.shape[2:], attrs))])
+        result = scalar.maximum(result, padded[output_window(j, out.shape[2:], attrs)])
     return result
 
 
@@ -53,7 +53,7 @@ def avg_pool_backward(attrs: Attrs, out: TensorType, dy: Array) -> Array:
 def _windows(x: Array, spatial: tuple[int, ...], attrs: Attrs, value: float) -> Array:
     """(window size, N, C, spatial…): the windows' elements in row-major order, ``value`` in the padding."""
     padded = pad_spatial(x, attrs["padding"], value)
-    return np.stack([padded[(..., *window_slices(j, spatial, attrs))] for j in np.ndindex(*attrs["kernel"])])
+    return np.stack([padded[output_window(j, spatial, attrs)] for j in np.ndindex(*attrs["kernel"])])
 
 
 def _inside(extents: tuple[int, ...], spatial: tuple[int, ...], attrs: Attrs) -> Array:
@@ -82,7 +82,7 @@ def _count(attrs: Attrs, extents: tuple[int, ...], out: TensorType) -> Array:
     return np.count_nonzero(inside, axis=0)
 
 
-def _scatter(attrs: Attrs, out: TensorType, values: Array, taken: Any) -> Array:
+def _scatter(attrs: Attrs, out: TensorType, values: Array, taken: Callable[[int], Array]) -> Array:
     """Add each window's value to its elements: one chain per element from -0.0, windows in row-major order.
 
     ``taken(number)`` says for which windows (N, C, spatial…) the element at kernel position ``number`` receives the value.
@@ -92,9 +92,9 @@ def _scatter(attrs: Attrs, out: TensorType, values: Array, taken: Any) -> Array:
     total = np.full((*out.shape[:2], *shape), -0.0, out.dtype)
     reached = np.zeros(total.shape, np.bool_)
     for number, j in reversed(list(enumerate(np.ndindex(*attrs["kernel"])))):
-        where = (..., *window_slices(j, values.shape[2:], attrs))
+        where = output_window(j, values.shape[2:], attrs)
         mask = taken(number)
         total[where] = np.where(mask, total[where] + values, total[where])
         reached[where] |= mask
-    crop = (..., *(slice(low, low + e) for e, (low, _) in zip(out.shape[2:], attrs["padding"], strict=True)))
+    crop = inner(attrs["padding"], out.shape[2:])
     return np.where(reached[crop], total[crop], np.zeros((), out.dtype))

@@ -15,6 +15,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.interpreter.scalar import Array, Chain
+from gensyn_tvm.interpreter.windows import kernel_window, last_axes, output_window, pad_spatial
 
 Attrs = Mapping[str, Any]
 Step = tuple[Array, Array]
@@ -48,9 +49,11 @@ def conv(attrs: Attrs, out: TensorType, x: Array, w: Array) -> Array:
     def chunk(first: int) -> Iterator[Step]:
         for c in range(first, min(first + per_chunk, channels)):
             for j in np.ndindex(*kernel):
-                window = window_slices(j, spatial, attrs)
-                factor = weights[(slice(None), slice(None), c, *j)]
-                yield padded[:, :, :, c][(..., *window)], factor.reshape(groups, o // groups, *[1] * len(spatial))
+                factor = weights[:, :, c][last_axes(*j)]
+                yield (
+                    padded[:, :, :, c][output_window(j, spatial, attrs)],
+                    factor.reshape(groups, o // groups, *[1] * len(spatial)),
+                )
 
     shape = (n, groups, o // groups, *spatial)
     return _reduce_chunks(shape, out.dtype, (chunk(c) for c in range(0, channels, per_chunk))).reshape(out.shape)
@@ -72,8 +75,8 @@ def conv_backward_weight(attrs: Attrs, out: TensorType, x: Array, dy: Array) -> 
         for sample, row in rows[first : first + per_chunk]:
             for position in range(spatial[-1]):
                 q = (*row, position)
-                factor = factors[(sample, ..., *q)]
-                yield padded[(sample, ..., *_kernel_slices(q, kernel, attrs))], factor.reshape(groups, o, 1, *[1] * len(kernel))
+                factor = factors[sample][last_axes(*q)]
+                yield padded[sample][kernel_window(q, kernel, attrs)], factor.reshape(groups, o, 1, *[1] * len(kernel))
 
     shape = (groups, o, channels, *kernel)
     return _reduce_chunks(shape, out.dtype, (chunk(r) for r in range(0, len(rows), per_chunk))).reshape(out.shape)
@@ -98,14 +101,13 @@ def conv_backward_data(attrs: Attrs, out: TensorType, dy: Array, w: Array) -> Ar
         def chunk(first: int, quotients: dict[tuple[int, ...], list[Array]] = quotients) -> Iterator[Step]:
             for k in range(first, min(first + per_chunk, o)):
                 for j, q in quotients.items():
-                    factor = weights[(slice(None), k, slice(None), *j)]
+                    factor = weights[:, k][last_axes(*j)]
                     yield _gather(gradients[:, :, k], q), factor.reshape(groups, channels, *[1] * len(kernel))
 
         shape = (n, groups, channels, *(len(p) for p in positions))
         chunks = (chunk(k) for k in range(0, o, per_chunk)) if quotients else iter(())
-        result[(..., *(slice(r, None, s) for r, s in zip(residues, attrs["strides"], strict=True)))] = _reduce_chunks(
-            shape, out.dtype, chunks
-        )
+        place = last_axes(*(slice(r, None, s) for r, s in zip(residues, attrs["strides"], strict=True)))
+        result[place] = _reduce_chunks(shape, out.dtype, chunks)
     return result.reshape(out.shape)
 
 
@@ -129,39 +131,12 @@ def _gather(values: Array, indices: list[Array]) -> Array:
     return values
 
 
-# ---- windows and chunks ---------------------------------------------------------------------------------------------
-
-
 def chunk_extent(unit: int) -> int:
     """The largest power of two p with p * unit <= 768, at least 1."""
     p = 1
     while 2 * p * unit <= CONV_CHUNK:
         p *= 2
     return p
-
-
-def pad_spatial(x: Array, padding: tuple[tuple[int, int], ...], value: float) -> Array:
-    """x (N, C, spatial…) with ``value`` around its spatial axes."""
-    shape = [extent + low + high for extent, (low, high) in zip(x.shape[2:], padding, strict=True)]
-    result = np.full((*x.shape[:2], *shape), value, x.dtype)
-    result[(..., *(slice(low, low + extent) for extent, (low, _) in zip(x.shape[2:], padding, strict=True)))] = x
-    return result
-
-
-def window_slices(j: tuple[int, ...], spatial: tuple[int, ...], attrs: Attrs) -> tuple[slice, ...]:
-    """Where the padded input meets kernel position ``j``, for every output position."""
-    return tuple(
-        slice(jk * dilation, jk * dilation + (extent - 1) * stride + 1, stride)
-        for jk, extent, stride, dilation in zip(j, spatial, attrs["strides"], attrs["dilations"], strict=True)
-    )
-
-
-def _kernel_slices(q: tuple[int, ...], kernel: tuple[int, ...], attrs: Attrs) -> tuple[slice, ...]:
-    """Where the padded input meets output position ``q``, for every kernel position."""
-    return tuple(
-        slice(qk * stride, qk * stride + (extent - 1) * dilation + 1, dilation)
-        for qk, extent, stride, dilation in zip(q, kernel, attrs["strides"], attrs["dilations"], strict=True)
-    )
 
 
 def _reduce_chunks(shape: tuple[int, ...], dtype: str, chunks: Iterable[Iterable[Step]]) -> Array:

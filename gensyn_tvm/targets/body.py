@@ -80,7 +80,7 @@ class Body:
         return result
 
     def _opaque(self, value: Expr) -> Expr:
-        """The same value behind a reinterpretation: TVM's analyzer, which looks at let-bound values, fails on vector selects."""
+        """The same value behind a reinterpretation: TVM's analyzer looks at let-bound values and fails on vector selects."""
         dtype = exact.dtype_of(value)
         other = _OTHER_TYPE.get(exact.element_of(dtype))
         if other is None or not isinstance(value, tirx.Select | tirx.Add | tirx.Sub | tirx.Mul):

@@ -297,6 +297,8 @@ LOWERINGS: dict[str, dict[str, Lowering]] = {
         "div": _fenced(tirx.Div),
         "sqrt": lambda call: tirx.call_llvm_pure_intrin(exact.dtype_of(call), "llvm.sqrt", call.args[0]),
         "fma": _llvm_fma,
+        # TVM emits LLVM's ordered "one" for !=, which is false for NaN.
+        "ne": lambda call: tirx.Not(tirx.EQ(*call.args)),
     },
     # Compiled by gcc with -ffp-contract=off: plain operators are single IEEE operations.
     "c": {

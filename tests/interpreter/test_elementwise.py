@@ -39,7 +39,8 @@ def _special_pairs(dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _element_by_element(x: np.ndarray, y: np.ndarray, function: Callable[[Any, Any], Any], dtype: str) -> np.ndarray:
     x, y = np.broadcast_arrays(x, y)
-    return np.array([function(a, b) for a, b in zip(x.ravel().tolist(), y.ravel().tolist(), strict=True)], dtype).reshape(x.shape)
+    pairs = zip(x.ravel().tolist(), y.ravel().tolist(), strict=True)
+    return np.array([function(a, b) for a, b in pairs], dtype).reshape(x.shape)
 
 
 ARITHMETIC: dict[str, Callable[[float, float, str], float]] = {
@@ -91,8 +92,8 @@ def _wrapped(value: int, dtype: str) -> int:
 def test_integer_arithmetic_wraps(op: str, dtype: str, shape: tuple[int, ...]) -> None:
     for seed in range(8):
         x, y = _integers(dtype, shape, seed), _integers(dtype, shape, 100 + seed)
-        exact = getattr(operator, op)
-        naive.same_bits(naive.apply(op, x, y), _element_by_element(x, y, lambda a, b: _wrapped(exact(a, b), dtype), dtype))
+        expected = _element_by_element(x, y, lambda a, b: _wrapped(getattr(operator, op)(a, b), dtype), dtype)
+        naive.same_bits(naive.apply(op, x, y), expected)
 
 
 @pytest.mark.parametrize("dtype", EVERY_INTEGER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 
@@ -26,7 +26,8 @@ def _number(pattern: int, dtype: str) -> float:
     return float(struct.unpack(real, struct.pack(integer, pattern))[0])
 
 
-def _check_fma(a: list[float], b: list[float], c: list[float], dtype: str) -> None:
+def _check_fma(triples: Iterable[tuple[float, float, float]], dtype: str) -> None:
+    a, b, c = zip(*triples, strict=True)
     with np.errstate(all="ignore"):
         found = scalar.fma(*(np.array(v, dtype) for v in (a, b, c)))
     expected = np.array([naive.fma(*v, dtype) for v in zip(a, b, c, strict=True)], dtype)
@@ -40,7 +41,7 @@ def test_fma_of_random_bit_patterns(dtype: str) -> None:
     unsigned = np.uint32 if dtype == "float32" else np.uint64
     limit = np.iinfo(unsigned).max
     patterns = [rng.integers(0, limit, 4000, unsigned, endpoint=True).tolist() for _ in range(3)]
-    _check_fma(*([_number(p, dtype) for p in column] for column in patterns), dtype)
+    _check_fma(zip(*([_number(p, dtype) for p in column] for column in patterns), strict=True), dtype)
 
 
 @pytest.mark.parametrize("dtype", PATTERNS)
@@ -53,9 +54,9 @@ def test_fma_of_close_magnitudes(dtype: str) -> None:
     with np.errstate(all="ignore"):
         a, b = (v.astype(dtype).astype(np.float64) for v in (a, b))
         c = (-(a * b) * 2.0 ** rng.integers(-60, 60, 3000)).astype(dtype).astype(np.float64)
-    _check_fma(list(a), list(b), list(c), dtype)
+    _check_fma(zip(a, b, c, strict=True), dtype)
     near = (-(a * b)).astype(dtype).astype(np.float64)
-    _check_fma(list(a), list(b), list(near), dtype)
+    _check_fma(zip(a, b, near, strict=True), dtype)
 
 
 @pytest.mark.parametrize("dtype", PATTERNS)
@@ -75,7 +76,7 @@ def test_fma_just_beside_a_tie(dtype: str) -> None:
             triples += [(3.0 * s, float(odd), c * t) for s in (1, -1) for t in (1, -1)]
     kept = [t for t in triples if all(naive.rounded(Fraction(v), dtype) == v for v in t)]
     assert len(kept) > 150
-    _check_fma(*(list(column) for column in zip(*kept, strict=True)), dtype)
+    _check_fma(kept, dtype)
 
 
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0, 2.0**-149, -(2.0**-126), 2.0**127, 3.4028234663852886e38]
@@ -86,7 +87,7 @@ SPECIAL64 = [*SPECIAL, 5e-324, -2.2250738585072014e-308, 1.7976931348623157e308]
 def test_fma_of_special_values(dtype: str) -> None:
     values = SPECIAL if dtype == "float32" else SPECIAL64
     triples = [(a, b, c) for a in values for b in values for c in values]
-    _check_fma(*(list(column) for column in zip(*triples, strict=True)), dtype)
+    _check_fma(triples, dtype)
 
 
 @settings(max_examples=300, deadline=None)
@@ -94,7 +95,7 @@ def test_fma_of_special_values(dtype: str) -> None:
 @example(2.0**-75, 2.0**-75, -0.0)
 @example(1.0 + 2.0**-23, 2.0**-149, 2.0**-149)
 def test_fma_float32(a: float, b: float, c: float) -> None:
-    _check_fma([a], [b], [c], "float32")
+    _check_fma([(a, b, c)], "float32")
 
 
 @settings(max_examples=300, deadline=None)
@@ -103,7 +104,7 @@ def test_fma_float32(a: float, b: float, c: float) -> None:
 @example(5e-324, 0.5, 5e-324)
 @example(1.5, 5e-324, -5e-324)
 def test_fma_float64(a: float, b: float, c: float) -> None:
-    _check_fma([a], [b], [c], "float64")
+    _check_fma([(a, b, c)], "float64")
 
 
 def _saturated(x: float, low: int, high: int) -> int:

@@ -49,7 +49,7 @@ def proof(name: str) -> dict:
 
 
 def inputs(name: str) -> np.ndarray:
-    """Every sign and exponent with the extreme and 64 random mantissas, the hard cases and what is next to them; NaNs included."""
+    """Every sign and exponent with extreme and random mantissas (NaNs too), hard cases and their neighbours, thresholds."""
     rng = np.random.default_rng(7)
     high = np.arange(512, dtype=np.uint32)[:, None] << 23
     low = np.concatenate([rng.integers(0, 2**23, 64), [0, 1, 2, 2**22, 2**23 - 2, 2**23 - 1]]).astype(np.uint32)
