@@ -12,7 +12,7 @@ import tvm
 from tvm import relax
 
 from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError
-from gensyn_tvm.frontends.emit import Expr, constant
+from gensyn_tvm.frontends.emit import Expr
 from gensyn_tvm.program import Program
 
 
@@ -112,7 +112,12 @@ def _live(bindings: Sequence[Any], resolve: Any, results: Sequence[Expr]) -> lis
 
 def _variables(expr: Expr) -> list[Any]:
     found: list[Any] = []
-    _rebuild(expr, lambda v: found.append(v) or v)
+
+    def note(variable: Any) -> Any:
+        found.append(variable)
+        return variable
+
+    _rebuild(expr, note)
     return found
 
 
@@ -135,6 +140,3 @@ def _rebuild(expr: Expr, replace: Any) -> Expr:
 def identifier(text: str) -> str:
     """``text`` as part of a name: letters, digits, ``_``, ``.``, ``/``, ``:`` and ``-`` stay."""
     return re.sub(r"[^\w./:-]", "_", text)
-
-
-__all__ = ["Imported", "constant", "identifier", "to_program"]

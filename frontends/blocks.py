@@ -50,9 +50,8 @@ def conv(
 
 def same_padding(extents: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> list[int]:
     """Total padding for each axis with which the output has ceil(extent / stride) elements."""
-    return [
-        max(0, (-(-i // s) - 1) * s + (k - 1) * d + 1 - i) for i, k, s, d in zip(extents, kernel, strides, dilation, strict=True)
-    ]
+    axes = zip(extents, kernel, strides, dilation, strict=True)
+    return [max(0, (-(-i // s) - 1) * s + (k - 1) * d + 1 - i) for i, k, s, d in axes]
 
 
 def pool(
@@ -78,8 +77,9 @@ def pool(
         if (count - 1) * strides[axis] >= extent + lows[axis]:
             count -= 1
         extra[axis] = max(0, (count - 1) * strides[axis] - room)
-    if kind == "avg" and count_include_pad and any(extra) and any([*lows, *highs, *extra]):
-        raise e.refuse("ceil_mode with count_include_pad and a last window outside the padded input", remedy="use ceil_mode=False")
+    if kind == "avg" and count_include_pad and any(extra):
+        found = "ceil_mode with count_include_pad and a last window that leaves the padded input"
+        raise e.refuse(found, remedy="use ceil_mode=False")
     padding = [*lows, *(h + x_ for h, x_ in zip(highs, extra, strict=True))]
     if kind == "max":
         return e(_MAX_POOL[n](x, list(kernel), list(strides), padding, list(dilation)))
@@ -92,16 +92,16 @@ def adaptive_avg_pool(e: Emitter, x: Expr, sizes: Sequence[int | None]) -> Expr:
     """Average pooling to given extents, which divide the input's; to 1 everywhere it is a mean."""
     n = spatial(e, x)
     extents = shape_of(x)[2:]
-    sizes = [i if s is None else s for i, s in zip(extents, sizes, strict=True)]
-    if any(s == 0 or i % s for i, s in zip(extents, sizes, strict=True)):
+    wanted = [i if s is None else s for i, s in zip(extents, sizes, strict=True)]
+    if any(s == 0 or i % s for i, s in zip(extents, wanted, strict=True)):
         raise e.refuse(
-            f"adaptive pooling from {tuple(extents)} to {tuple(sizes)}",
+            f"adaptive pooling from {tuple(extents)} to {tuple(wanted)}",
             expected="an output that divides the input",
             remedy="use AvgPool with a fixed kernel, or inputs of another size",
         )
-    if set(sizes) == {1}:
+    if set(wanted) == {1}:
         return e(op.mean(x, list(range(2, n + 2)), True))
-    kernel = [i // s for i, s in zip(extents, sizes, strict=True)]
+    kernel = [i // s for i, s in zip(extents, wanted, strict=True)]
     return pool(e, "avg", x, kernel=kernel, strides=kernel, lows=[0] * n, highs=[0] * n, dilation=[1] * n)
 
 

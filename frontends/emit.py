@@ -115,7 +115,7 @@ class Emitter:
 
     def clip(self, x: Expr, low: float | None, high: float | None) -> Expr:
         """x limited to [low, high]; None or an infinity is no limit."""
-        if dtype_of(x) in FLOATS and None not in (low, high) and math.isfinite(low) and math.isfinite(high):
+        if low is not None and high is not None and dtype_of(x) in FLOATS and math.isfinite(low) and math.isfinite(high):
             return self(op.clip(x, float(low), float(high)))
         if low is not None and low != -math.inf:
             x = self.maximum(x, low)

@@ -19,19 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe
-from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, fix_shapes, initialisers, onnx, opset, read
-from gensyn_tvm.program import Program
-
-import tvm  # isort: skip
+import tvm
 from onnx.reference import ReferenceEvaluator
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
+from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe
 from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
 from gensyn_tvm.frontends.emit import Emitter, constant, constant_of
-from gensyn_tvm.frontends.onnx_operators import CONSTANT_INPUTS, CONVERTERS, FOLDED, Node
+from gensyn_tvm.frontends.onnx_converters import Attributes
+from gensyn_tvm.frontends.onnx_operators import CONSTANT_INPUTS, CONVERTERS, FOLDED
+from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, fix_shapes, initialisers, onnx, opset, read
+from gensyn_tvm.program import Program
 
 
 def from_onnx(
@@ -120,7 +119,10 @@ def _separate_statistics(graph: onnx.GraphProto, arrays: dict[str, np.ndarray]) 
             name = sources.get(node.input[position], node.input[position])
             if name not in arrays:
                 raise UnsupportedOperatorError(
-                    node.op_type, where=_place(node), found=f"{name!r} is not an initializer", expected="stored running statistics"
+                    node.op_type,
+                    where=_place(node),
+                    found=f"{name!r} is not an initializer",
+                    expected="stored running statistics",
                 )
             if name in owned:
                 name = f"{name}@{_place(node)}"
@@ -170,7 +172,9 @@ def _roles(
 class _Importer(ONNXGraphImporter):  # type: ignore[misc]
     """TVM's importer with our converters; TVM's own fold constants with the host's arithmetic and have errors."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], named: Collection[str], shapes: Mapping[str, Any], version: int) -> None:
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], named: Collection[str], shapes: Mapping[str, Any], version: int
+    ) -> None:
         super().__init__({n: list(s) for n, s in shapes.items()}, {}, keep_params_in_input=True, sanitize=False)
         self.arrays = arrays
         self.named = named
@@ -227,7 +231,7 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
     def _convert(self, node: Any, inputs: list[Any]) -> list[Any]:
         if node.op_type not in CONVERTERS:
             raise self.emitter.refuse("inputs that are computed or given at run time", expected="constant inputs")
-        attributes = Node({a.name: _attribute(a) for a in node.attribute})
+        attributes = Attributes({a.name: _attribute(a) for a in node.attribute})
         attributes.opset, attributes.outputs = self.version, len(node.output)
         try:
             result = CONVERTERS[node.op_type](self.emitter, inputs, attributes)
@@ -241,19 +245,18 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
 
     def _fold(self, node: Any, inputs: list[Any]) -> list[Any] | None:
         """The outputs if the node computes shapes: integers or bools from constant integers or bools."""
-        arrays = [None if x is None else constant_of(x) for x in inputs]
-        known = [a for a, x in zip(arrays, inputs, strict=True) if x is not None]
-        if node.op_type not in FOLDED or not known or any(a is None or a.dtype.kind not in "iub" for a in known):
+        given = {name: constant_of(x) for name, x in zip(node.input, inputs, strict=True) if x is not None}
+        arrays = {name: a for name, a in given.items() if a is not None and a.dtype.kind in "iub"}
+        if node.op_type not in FOLDED or not arrays or len(arrays) < len(given):
             return None
         infos = [
             onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for name, a in {n: a for n, a in zip(node.input, arrays, strict=True) if n}.items()
+            for name, a in arrays.items()
         ]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
         graph = onnx.helper.make_graph([node], "fold", infos, outputs)
         proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self.version)])
-        feeds = {n: a for n, a in zip(node.input, arrays, strict=True) if n}
-        results = [np.asarray(r) for r in ReferenceEvaluator(proto).run(None, feeds)]
+        results = [np.asarray(r) for r in ReferenceEvaluator(proto).run(None, arrays)]
         return [constant(r) for r in results] if all(r.dtype.kind in "iub" for r in results) else None
 
 

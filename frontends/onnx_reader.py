@@ -41,14 +41,14 @@ def read(model: Any) -> tuple[onnx.ModelProto, str]:
         origin, folder = f"onnx:{Path(model).name}", str(Path(model).parent)
         proto = _parse(Path(model), origin)
     else:
-        found = type(model).__name__
-        raise ImportModelError(describe("from_onnx cannot read this model", found=found, expected="a path or an onnx.ModelProto"))
+        message, found = "from_onnx cannot read this model", type(model).__name__
+        raise ImportModelError(describe(message, found=found, expected="a path or an onnx.ModelProto"))
     _load_external(proto, folder, origin, in_memory=isinstance(model, onnx.ModelProto))
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError, TypeError) as error:
-        message = f"{origin}: not a valid ONNX model"
-        raise ImportModelError(describe(message, found=str(error).strip(), expected="a model that passes onnx.checker")) from error
+        message, found = f"{origin}: not a valid ONNX model", str(error).strip()
+        raise ImportModelError(describe(message, found=found, expected="a model that passes onnx.checker")) from error
     version = opset(proto)
     if version not in OPSETS:
         raise ImportModelError(
@@ -77,9 +77,8 @@ def _parse(path: Path, origin: str) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(data)
     except DecodeError as error:
-        raise ImportModelError(
-            describe(f"{origin}: not an ONNX file, or a truncated one", found=f"{len(data)} bytes, {error}", expected="an ONNX model")
-        ) from error
+        message, found = f"{origin}: not an ONNX file, or a truncated one", f"{len(data)} bytes, {error}"
+        raise ImportModelError(describe(message, found=found, expected="an ONNX model")) from error
 
 
 def _load_external(proto: onnx.ModelProto, folder: str, origin: str, *, in_memory: bool) -> None:
@@ -162,10 +161,11 @@ def fix_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | N
         if not info.type.HasField("tensor_type"):
             raise UnsupportedOperatorError("input", where=name, found="not a tensor", expected="a tensor")
         element_type(tensor.elem_type, f"input {name}")
+        has_rank = tensor.HasField("shape")
         dims = [d.dim_value if d.HasField("dim_value") else extents.get(d.dim_param) for d in tensor.shape.dim]
-        shape = given.get(name) if name in given else tuple(dims) if tensor.HasField("shape") else None
-        if shape is None or None in shape:
-            shown = tuple(d.dim_param or d.dim_value or "?" for d in tensor.shape.dim) if tensor.HasField("shape") else "unknown rank"
+        extents_of = list(given[name]) if name in given else dims
+        if (name not in given and not has_rank) or None in extents_of:
+            shown = tuple(d.dim_param or d.dim_value or "?" for d in tensor.shape.dim) if has_rank else "unknown rank"
             raise ImportModelError(
                 describe(
                     f"{origin}: the shape of input {name!r} is not static",
@@ -174,7 +174,7 @@ def fix_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | N
                     remedy=f"from_onnx(model, shapes={{{name!r}: (…)}})",
                 )
             )
-        result[name] = tuple(int(d) for d in shape)
+        result[name] = tuple(int(d) for d in extents_of if d is not None)
         tensor.shape.Clear()
         tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=d) for d in result[name])
     return result
@@ -187,8 +187,13 @@ def _check_given(origin: str, info: Any, shape: Any, extents: dict[str, int]) ->
     if fits and tensor.HasField("shape"):
         fits = len(known) == len(shape)
         for dim, extent in zip(known, shape, strict=False):
-            fits = fits and int(extent) == (extents.setdefault(dim, int(extent)) if isinstance(dim, str) and dim else dim or extent)
+            if isinstance(dim, int):
+                fits = fits and dim == extent
+            elif dim:
+                fits = fits and extents.setdefault(dim, int(extent)) == extent
     if not fits:
-        raise ImportModelError(
-            describe(f"{origin}: shapes does not fit input {info.name!r}", found=str(shape), expected=str(tuple(d or "?" for d in known)))
+        message, expected = (
+            f"{origin}: shapes does not fit input {info.name!r}",
+            str(tuple("?" if d == "" else d for d in known)),
         )
+        raise ImportModelError(describe(message, found=str(shape), expected=expected))

@@ -36,7 +36,8 @@ from tvm.relax.frontend.torch import from_exported_program
 
 from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
 from gensyn_tvm.frontends.emit import Emitter, dtype_of, shape_of
-from gensyn_tvm.frontends.torch_operators import CONVERTERS, arguments, dtype_name
+from gensyn_tvm.frontends.torch_converters import dtype_name
+from gensyn_tvm.frontends.torch_operators import CONVERTERS, arguments
 
 _HIDDEN = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _BATCH_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training")
@@ -265,9 +266,7 @@ def _place(node: Any) -> str:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = stack[-1][0] if stack else ""
     name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
-    name = {**dict.fromkeys(_BATCH_NORMS, "batch_norm"), "native_dropout": "dropout"}.get(
-        name, name.removeprefix("_")
-    )
+    name = {**dict.fromkeys(_BATCH_NORMS, "batch_norm"), "native_dropout": "dropout"}.get(name, name.removeprefix("_"))
     return identifier(f"{path.removeprefix('L__self__').strip('.') or 'forward'}:{name}")
 
 
@@ -367,7 +366,10 @@ def _check_type(node: Any, result: Any) -> None:
         found, wanted = (shape_of(ours), dtype_of(ours)), ([int(d) for d in theirs.shape], dtype_name(theirs.dtype))
         if found != wanted:
             raise UnsupportedOperatorError(
-                str(node.target), where=_place(node), found=f"{found[1]}{found[0]}", expected=f"{wanted[1]}{wanted[0]}, as in PyTorch"
+                str(node.target),
+                where=_place(node),
+                found=f"{found[1]}{found[0]}",
+                expected=f"{wanted[1]}{wanted[0]}, as in PyTorch",
             )
 
 
@@ -399,7 +401,9 @@ def _results(exported: Any, results: list[Any], tied: Mapping[str, str]) -> tupl
             outputs.append(result)
         else:
             raise UnsupportedOperatorError(
-                "output", found=f"{spec.kind.name.lower()} {spec.arg}", expected="tensors, and inputs that forward() leaves alone"
+                "output",
+                found=f"{spec.kind.name.lower()} {spec.arg}",
+                expected="tensors, and inputs that forward() leaves alone",
             )
     names = ["_".join(["output", *path]) if path else "output" for path in _output_paths(exported, len(outputs))]
     return dict(zip(names, outputs, strict=True)), updates

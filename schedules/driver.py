@@ -1,4 +1,4 @@
-"""Chooses a schedule rule for each kernel. A rule returns ``None`` for "not mine"; somebody must take every kernel."""
+"""Schedules a kernel in one of three styles."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import tvm
 
 from gensyn_tvm.errors import ScheduleError
+from gensyn_tvm.schedules.blocks import inline_maps
+from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
 from gensyn_tvm.targets.cpu import CpuTarget
 
 #: ``none``: the canonical loop nest as written (the oracle). ``plain``: inlined, sequential, scalar.
@@ -18,20 +20,15 @@ def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> 
     """The scheduled PrimFunc.
 
     Raises:
-        ScheduleError: unknown style, or no rule takes the kernel.
+        ScheduleError: unknown style, or a block that no rule takes.
     """
     if style not in STYLES:
         raise ScheduleError(f"unknown schedule style {style!r}; expected one of {', '.join(STYLES)}")
     if style == "none":
         return function
-    from gensyn_tvm.schedules.cpu import RULES, inline_maps
-
     sch = tvm.s_tir.Schedule(function, debug_mask="none")
-    inline_maps(sch)
-    if style == "fast":
-        for rule in RULES:
-            if rule(sch, target) is not None:
-                break
-        else:
-            raise ScheduleError(f"no schedule rule takes kernel {name!r} for target {target.name}")
+    if style == "plain":
+        inline_maps(sch)
+    else:
+        schedule_cpu(sch, target)
     return sch.mod["main"].with_attrs(dict(function.attrs))

@@ -50,13 +50,28 @@ def erf_ratio(t: Any) -> Any:
     return mpmath.erf(x) / x
 
 
+def exp_ratio(end: Any) -> tuple[list[float], list[float]]:
+    """P and Q of e^r = (P(r^2) + r Q(r^2)) / (P(r^2) - r Q(r^2)), both of degree 2, P(0) = 1, Q(0) = 1/2, for r^2 <= end."""
+    nodes = [end / 2 * (1 + mpmath.cos(mpmath.pi * (2 * i + 1) / 8)) for i in range(4)]
+    rows, right = [], []
+    for z in nodes:
+        t = mpmath.tanh(mpmath.sqrt(z) / 2) / mpmath.sqrt(z)
+        rows.append([t * z, t * z**2, -z, -(z**2)])
+        right.append(mpmath.mpf(1) / 2 - t)
+    p1, p2, q1, q2 = mpmath.lu_solve(mpmath.matrix(rows), mpmath.matrix(right))
+    return [1.0, float(p1), float(p2)], [0.5, float(q1), float(q2)]
+
+
 def main() -> None:
     """Print the tables as Python source."""
     half_log2 = mpmath.log(2) / 2 * mpmath.mpf("1.0000001")
     log_end = ((mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1)) ** 2
     erf_end = mpmath.mpf("15.3666")
+    even, odd = exp_ratio(half_log2**2)
     tables = {
         "EXP_TAIL": interpolate(exp_tail, -half_log2, half_log2, 9),
+        "EXP_EVEN": even,
+        "EXP_ODD": odd,
         "LOG_SERIES": interpolate(log_series, mpmath.mpf(0), log_end, 6),
         "ERF_RATIO": interpolate(erf_ratio, -mpmath.mpf(ERF_CENTRE), erf_end - ERF_CENTRE, 27),
     }

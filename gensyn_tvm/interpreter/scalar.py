@@ -26,11 +26,11 @@ def check_environment() -> None:
     Raises:
         EnvironmentChangedError: a library in this process has changed the floating-point environment.
     """
-    for dtype, digits in ((np.float32, 23), (np.float64, 52)):
+    for dtype, digits, normal in (("float32", 23, -126), ("float64", 52, -1022)):
         one, ulp = np.array([1.0], dtype), np.array([2.0**-digits], dtype)
         half = ulp * np.array([0.5], dtype)
         nearest_even = one + half == one and -one - half == -one and (one + ulp) + half == one + (ulp + ulp)
-        tiny = np.array([np.finfo(dtype).smallest_normal], dtype) * np.array([0.5], dtype)
+        tiny = np.array([2.0**normal], dtype) * np.array([0.5], dtype)
         if not nearest_even or tiny == 0 or tiny + tiny == 0:
             raise EnvironmentChangedError(
                 describe(

@@ -16,7 +16,7 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.operators import exact
-from gensyn_tvm.operators.elementary_coefficients import ERF_CENTRE, ERF_RATIO, EXP_TAIL, LOG_SERIES
+from gensyn_tvm.operators.elementary_coefficients import ERF_CENTRE, ERF_RATIO, EXP_EVEN, EXP_ODD, EXP_TAIL, LOG_SERIES
 from gensyn_tvm.targets.body import Body
 
 Expr = Any
@@ -81,7 +81,7 @@ def _with_sign_of(body: Body, x: Expr, result: Expr) -> Expr:
 
 def _finish(body: Body, name: str, x: Expr, wide: Expr) -> Expr:
     """The last rounding, and the hard inputs put right."""
-    result = exact.convert(wide, "float32")
+    result = exact.convert(body.let(wide), "float32")
     if not HARD[name]:
         return result
     bits = body.let(body.reinterpret("uint32", x))
@@ -200,18 +200,31 @@ def tanh(body: Body, x: Expr) -> Expr:
     return _with_sign_of(body, x, _finish(body, "tanh", x, quotient))
 
 
-def sigmoid(body: Body, x: Expr) -> Expr:
-    """1 / (1 + e^-x).
+def _sigmoid_near_zero(body: Body, x: Expr) -> Expr:
+    """Sigmoid for |x| < 2^-14: 1/2 + x/4 - x^3/48.
 
-    Near 0 the function is 1/2 + x/4 - x^3/48, and many x put 1/2 + x/4 in the middle between two floats while x^3/48 is far
-    below the last bit. A numerator that pulls the quotient one unit toward 1/2 rounds all of them to the right side.
+    For many x the first two terms are the middle between two floats and the third is far below the last bit of binary64.
+    A factor a little below 1/4 leads to the right side of the middle, and over no other one.
     """
-    d = _widen(body, _clamp(body, x, -105.0, 90.0))
-    zero, one = body.const(_ZERO, _F64), body.const(1.0, _F64)
-    power = _exp(body, body.let(exact.sub(zero, d)))
-    up, down = body.const(1.0 + 2.0**-52, _F64), body.const(1.0 - 2.0**-52, _F64)
-    numerator = exact.select(exact.lt(d, zero), up, down)
-    return _finish(body, "sigmoid", x, exact.div(numerator, exact.add(power, one)))
+    if body.has_fma:
+        return exact.fma(x, body.const(0.25 - 2.0**-26), body.const(0.5))
+    d = _widen(body, x)
+    product = exact.mul(d, body.const(0.25 - 2.0**-26, _F64))
+    return exact.convert(body.let(exact.add(product, body.const(0.5, _F64))), "float32")
+
+
+def sigmoid(body: Body, x: Expr) -> Expr:
+    """1 / (1 + e^-x) with e^r = (p + q) / (p - q), p even and q odd: the division is needed anyway."""
+    d = _widen(body, exact.neg(_clamp(body, x, -105.0, 90.0)))
+    r, k = _reduce_exponent(body, d)
+    z = body.let(exact.mul(r, r))
+    even = body.let(_polynomial(body, z, EXP_EVEN))
+    odd = body.let(exact.mul(r, _polynomial(body, z, EXP_ODD)))
+    denominator = body.let(exact.sub(even, odd))
+    scaled = body.reinterpret(_F64, tirx.Add(body.reinterpret("int64", exact.add(even, odd)), k))
+    result = _finish(body, "sigmoid", x, body.let(exact.div(denominator, exact.add(scaled, denominator))))
+    near_zero = exact.lt(exact.absolute(x), body.const(2.0**-14))
+    return exact.select(near_zero, _sigmoid_near_zero(body, x), result)
 
 
 def erf(body: Body, x: Expr) -> Expr:

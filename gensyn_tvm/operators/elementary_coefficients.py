@@ -16,6 +16,18 @@ EXP_TAIL = (
     float.fromhex("0x1.af389ed28db09p-26"),
 )
 
+#: e^r = (p + q) / (p - q) for the same r: p as a polynomial in r^2, and q / r.
+EXP_EVEN = (
+    float.fromhex("0x1.0000000000000p+0"),
+    float.fromhex("0x1.c719eb7f5dc97p-4"),
+    float.fromhex("0x1.0400193147defp-10"),
+)
+EXP_ODD = (
+    float.fromhex("0x1.0000000000000p-1"),
+    float.fromhex("0x1.c71258a821d33p-7"),
+    float.fromhex("0x1.153b9bd01146bp-15"),
+)
+
 #: (2 atanh(s) / s - 2) / s^2 as a polynomial in s^2 for |s| <= (sqrt(2) - 1) / (sqrt(2) + 1).
 LOG_SERIES = (
     float.fromhex("0x1.5555555555558p-1"),

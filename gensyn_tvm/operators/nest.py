@@ -76,7 +76,12 @@ class Kernel:
             loops: list[Any] = []
             for extent in (*spatial, *reduce):
                 loops.append(stack.enter_context(T.serial(i64(0), i64(extent))))
+            if not loops:
+                # A kernel needs a loop for TVM to give it a root block, also if it stores a single scalar.
+                unit = stack.enter_context(T.serial(i64(0), i64(1)))
             stack.enter_context(T.sblock(role))
+            if not loops:
+                T.axis.spatial(i64(1), unit)
             index = [T.axis.spatial(i64(e), v) for e, v in zip(spatial, loops, strict=False)]
             terms = [T.axis.reduce(i64(e), v) for e, v in zip(reduce, loops[len(spatial) :], strict=True)]
             T.sblock_attr({ROLE: role})

@@ -4,14 +4,15 @@ All four are one shape of computation, a *chunked product*: for each batch index
 
     chunk[q] = fma chain over the terms of chunk q, from -0.0        total = chunk[0] + chunk[1] + …
 
-Convolutions first copy their input into columns (``pack`` stages move bits and nothing else), so that the product itself reads
-two plain matrices.
+Rows are read as scalars and columns as vectors, so the right operand is packed with its columns innermost and their number
+rounded up; the extra columns are computed and never read. ``pack`` stages move bits and nothing else.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -19,16 +20,18 @@ from tvm import tirx
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.elementwise import broadcast_index
-from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, unravel
+from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
 
 Expr = Any
+Index = Sequence[Expr]
 Attrs = Mapping[str, Any]
-Operand = Callable[[Sequence[Expr], Expr, Expr], Expr]
 
 #: Terms in a chunk of a matrix product.
 MATMUL_CHUNK = 512
 #: Upper bound of the terms in a convolution's chunk, which is a whole number of channels (or rows).
 CONV_CHUNK = 768
+#: Columns are padded to a multiple of this, the widest vector of float32.
+COLUMNS = 16
 
 
 def units_per_chunk(unit: int) -> int:
@@ -39,111 +42,174 @@ def units_per_chunk(unit: int) -> int:
     return p
 
 
-def chunked_product(
-    k: Kernel,
-    batch: Sequence[int],
-    rows: int,
-    columns: int,
-    terms: int,
-    chunk: int,
-    dtype: str,
-    left: Operand,
-    right: Operand,
-    at: Callable[..., Sequence[Expr]],
-    takes_part: Operand | None = None,
-    store: Buffer | None = None,
-) -> None:
-    """Store the product of ``left(batch, row, term)`` and ``right(batch, term, column)``.
+def padded_columns(columns: int) -> int:
+    """Columns that are computed: a multiple of 16, or a power of two below that."""
+    if columns > COLUMNS // 2:
+        return math.ceil(columns / COLUMNS) * COLUMNS
+    return 1 << max(0, columns - 1).bit_length()
 
-    Args:
-        k: kernel under construction.
+
+@dataclass(frozen=True)
+class Product:
+    """A chunked product.
+
+    A term is (unit, *inner): chunks are made of whole units, and the inner axes of a unit are loops of their own, so that no
+    index has to be divided in the innermost loop.
+
+    Attributes:
         batch: extents of leading axes.
-        rows, columns, terms: extents of the product; ``terms`` is the reduction.
-        chunk: terms in a chunk.
+        rows, columns: extents of a matrix.
+        units: number of units along the reduction.
+        inner: extents of a unit's inner axes.
+        per_chunk: units in a chunk.
         dtype: of operands and result.
-        left, right: operands; the first index list is the batch index.
-        at: output position of (batch…, row, column).
-        takes_part: whether a term exists, for (batch, term, column); all do by default.
-        store: the buffer to write, the kernel's output by default.
+        left: value of (batch index, row, unit, inner index).
+        right: value of (batch index, unit, inner index, column); column < ``columns``.
+        takes_part: whether a term exists for (row, inner index); every one does by default.
+        in_place: whether ``right`` already lies with its columns innermost; if none are added it is read where it is.
     """
-    store = k.output if store is None else store
-    spatial = [*batch, rows, columns]
-    if terms == 0:
-        k.stage("map", store, spatial, lambda index: exact.const(0.0, dtype), at=at)
+
+    batch: Sequence[int]
+    rows: int
+    columns: int
+    units: int
+    inner: Sequence[int]
+    per_chunk: int
+    dtype: str
+    left: Callable[[Index, Expr, Expr, Index], Expr]
+    right: Callable[[Index, Expr, Index, Expr], Expr]
+    takes_part: Callable[[Expr, Index], Expr] | None = None
+    in_place: bool = False
+
+
+def emit_product(
+    k: Kernel, product: Product, place: Callable[[Index], Index], finish: Callable[[Expr, Index], Expr] | None = None
+) -> None:
+    """Store the product to the kernel's output; ``place(output index)`` is (batch…, row, column).
+
+    ``finish(value, output index)`` replaces values; it may not compute with them.
+    """
+    p = product
+    width = padded_columns(p.columns)
+    if p.units * math.prod(p.inner) == 0:
+        k.stage("map", k.output, [int(e) for e in k.output.shape], lambda index: exact.const(0.0, p.dtype))
         return
-    zero = exact.const(-0.0, dtype)
-    chunks = math.ceil(terms / chunk)
+    packed = _pack_right(k, p, width)
+    full, rest = divmod(p.units, p.per_chunk)
+    parts = []
+    if full:
+        parts.append(_emit_chunks(k, p, packed, width, full))
+    if rest:
+        parts.append(_emit_chunk(k, p, packed, [*p.batch, p.rows, width], rest, lambda s: i64(full * p.per_chunk)))
 
-    def step(b: Sequence[Expr], row: Expr, column: Expr, term: Expr, accumulator: Expr) -> Expr:
-        result = exact.fma(left(b, row, term), right(b, term, column), accumulator)
-        if takes_part is None:
-            return result
-        return exact.select(takes_part(b, term, column), result, accumulator)
+    def result(index: Index) -> Expr:
+        source = place(index)
+        values = [load(part, source) for part in parts]
+        value = values[0] if len(values) == 1 else exact.add(values[0], values[1])
+        return value if finish is None else finish(value, index)
 
+    k.stage("map", k.output, [int(e) for e in k.output.shape], result)
+
+
+def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Index, Expr], Expr]:
+    shape = [*p.batch, p.units, *p.inner, width]
+    buffer = k.scratch(shape, p.dtype)
+    rank = len(p.batch)
+
+    def value(index: Index) -> Expr:
+        column = index[-1]
+        x = p.right(index[:rank], index[rank], index[rank + 1 : -1], column)
+        return x if width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, exact.const(0.0, p.dtype))
+
+    k.stage("move" if p.in_place and width == p.columns else "pack", buffer, shape, value)
+    return lambda batch, unit, inner, column: load(buffer, [*batch, unit, *inner, column])
+
+
+def _emit_chunks(k: Kernel, p: Product, packed: Any, width: int, chunks: int) -> Buffer:
+    """All full chunks and their ascending sum."""
     if chunks == 1:
-        k.stage(
-            "chunk",
-            store,
-            spatial,
-            lambda s, r, acc: step(s[:-2], s[-2], s[-1], r[0], acc),
-            reduce=[terms],
-            init=zero,
-            at=at,
-        )
-        return
-    partial = k.scratch([*batch, chunks, rows, columns], dtype)
-
-    def in_chunk(s: Sequence[Expr], r: Sequence[Expr], acc: Expr) -> Expr:
-        term = s[-3] * i64(chunk) + r[0]
-        result = step(s[:-3], s[-2], s[-1], term, acc)
-        return result if terms % chunk == 0 else guarded(tirx.LT(term, i64(terms)), result, acc)
-
-    k.stage("chunk", partial, [*batch, chunks, rows, columns], in_chunk, reduce=[chunk], init=zero)
+        return _emit_chunk(k, p, packed, [*p.batch, p.rows, width], p.per_chunk, lambda s: i64(0))
+    spatial = [*p.batch, chunks, p.rows, width]
+    partial = _emit_chunk(k, p, packed, spatial, p.per_chunk, lambda s: s[-3] * i64(p.per_chunk))
+    total = k.scratch([*p.batch, p.rows, width], p.dtype)
     k.stage(
         "total",
-        store,
-        spatial,
+        total,
+        [*p.batch, p.rows, width],
         lambda s, r, acc: exact.add(acc, load(partial, [*s[:-2], r[0], s[-2], s[-1]])),
         reduce=[chunks],
-        init=zero,
-        at=at,
+        init=exact.const(-0.0, p.dtype),
     )
+    return total
+
+
+def _emit_chunk(
+    k: Kernel, p: Product, packed: Any, spatial: Sequence[int], units: int, first: Callable[[Index], Expr]
+) -> Buffer:
+    """One fma chain for each spatial index (batch…, [chunk,] row, column) over ``units`` units from ``first(index)``."""
+    buffer = k.scratch(spatial, p.dtype)
+    rank = len(p.batch)
+
+    def step(s: Index, r: Index, accumulator: Expr) -> Expr:
+        batch, row, column = s[:rank], s[-2], s[-1]
+        unit, inner = first(s) + r[0], r[1:]
+        result = exact.fma(p.left(batch, row, unit, inner), packed(batch, unit, inner, column), accumulator)
+        return result if p.takes_part is None else exact.select(p.takes_part(row, inner), result, accumulator)
+
+    k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=exact.const(-0.0, p.dtype))
+    return buffer
 
 
 def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
-    """(…, M, K) x (…, K, N) -> (…, M, N); leading axes broadcast."""
+    """(…, M, K) x (…, K, N) -> (…, M, N); leading axes broadcast. A narrow result is computed transposed."""
     a, b = inputs
+    batch, (m, n) = output.shape[:-2], output.shape[-2:]
+    transposed = n < COLUMNS // 2 and m > n
     with kernel(name, inputs, output) as k:
 
-        def left(batch: Sequence[Expr], row: Expr, term: Expr) -> Expr:
-            return load(k.inputs[0], [*broadcast_index(batch, a.shape[:-2]), row, term])
+        def read_a(index: Index, row: Expr, term: Expr) -> Expr:
+            return load(k.inputs[0], [*broadcast_index(index, a.shape[:-2]), row, term])
 
-        def right(batch: Sequence[Expr], term: Expr, column: Expr) -> Expr:
-            return load(k.inputs[1], [*broadcast_index(batch, b.shape[:-2]), term, column])
+        def read_b(index: Index, term: Expr, column: Expr) -> Expr:
+            return load(k.inputs[1], [*broadcast_index(index, b.shape[:-2]), term, column])
 
-        chunked_product(
-            k,
-            output.shape[:-2],
-            output.shape[-2],
-            output.shape[-1],
-            a.shape[-1],
-            MATMUL_CHUNK,
-            output.dtype,
-            left,
-            right,
-            lambda *index: list(index),
-        )
+        if transposed:
+            product = Product(
+                batch,
+                n,
+                m,
+                a.shape[-1],
+                (),
+                MATMUL_CHUNK,
+                output.dtype,
+                lambda index, row, term, _: read_b(index, term, row),
+                lambda index, term, _, column: read_a(index, column, term),
+            )
+        else:
+            product = Product(
+                batch,
+                m,
+                n,
+                a.shape[-1],
+                (),
+                MATMUL_CHUNK,
+                output.dtype,
+                lambda index, row, term, _: read_a(index, row, term),
+                lambda index, term, _, column: read_b(index, term, column),
+                in_place=True,
+            )
+        emit_product(k, product, lambda i: [*i[:-2], i[-1], i[-2]] if transposed else list(i))
     return k.result()
 
 
 def _padded(k: Kernel, x: Buffer, shape: Sequence[int], padding: Sequence[tuple[int, int]], dtype: str) -> Buffer:
-    """A copy of x (N, C, spatial…) with +0.0 around the spatial axes; x itself if there is no padding."""
+    """A copy of x (N, C, spatial…) with +0.0 around the spatial axes, cut where a padding is negative; x itself for none."""
     if not any(lo or hi for lo, hi in padding):
         return x
     padded_shape = [*shape[:2], *(lo + e + hi for e, (lo, hi) in zip(shape[2:], padding, strict=True))]
     buffer = k.scratch(padded_shape, dtype)
 
-    def value(index: Sequence[Expr]) -> Expr:
+    def value(index: Index) -> Expr:
         position = [*index[:2], *(i - i64(lo) for i, (lo, _) in zip(index[2:], padding, strict=True))]
         inside = [
             tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(e)))
@@ -157,159 +223,162 @@ def _padded(k: Kernel, x: Buffer, shape: Sequence[int], padding: Sequence[tuple[
 
 
 def conv(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
-    """x (N, C, spatial…), w (O, C / groups, kernel…) -> (N, O, spatial…): rows are output channels, columns positions."""
+    """x (N, C, spatial…), w (O, C / groups, kernel…) -> (N, O, spatial…): rows are positions, columns output channels."""
     x, w = inputs
     groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
-    n, channels, window, spatial = x.shape[0], w.shape[1], w.shape[2:], output.shape[2:]
-    terms, positions, rows = channels * math.prod(window), math.prod(spatial), w.shape[0] // groups
+    channels, window, spatial, columns = w.shape[1], w.shape[2:], output.shape[2:], w.shape[0] // groups
     with kernel(name, inputs, output) as k:
         source = _padded(k, k.inputs[0], x.shape, attrs["padding"], x.dtype)
-        columns = k.scratch([n, groups, max(terms, 1), positions], x.dtype)
 
-        def column(index: Sequence[Expr]) -> Expr:
-            image, group, term, position = index
-            channel, *offset = unravel(term, [channels, *window])
-            place = [
-                p * i64(s) + o * i64(d)
-                for p, o, s, d in zip(unravel(position, spatial), offset, strides, dilations, strict=True)
-            ]
-            return load(source, [image, group * i64(channels) + channel, *place])
+        def image(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
+            position = unravel(row, spatial)
+            place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
+            return load(source, [batch[0], batch[1] * i64(channels) + channel, *place])
 
-        if terms:
-            k.stage("pack", columns, [n, groups, terms, positions], column)
+        def weight(batch: Index, channel: Expr, offset: Index, column: Expr) -> Expr:
+            return load(k.inputs[1], [batch[1] * i64(columns) + column, channel, *offset])
 
-        def weight(batch: Sequence[Expr], row: Expr, term: Expr) -> Expr:
-            return load(k.inputs[1], [batch[1] * i64(rows) + row, *unravel(term, [channels, *window])])
-
-        chunked_product(
-            k,
-            [n, groups],
-            rows,
-            positions,
-            terms,
-            units_per_chunk(math.prod(window)) * math.prod(window),
+        product = Product(
+            (x.shape[0], groups),
+            math.prod(spatial),
+            columns,
+            channels,
+            window,
+            units_per_chunk(math.prod(window)),
             x.dtype,
+            image,
             weight,
-            lambda batch, term, position: load(columns, [*batch, term, position]),
-            lambda image, group, row, position: [image, group * i64(rows) + row, *unravel(position, spatial)],
         )
+        emit_product(k, product, lambda i: [i[0], i[1] // i64(columns), ravel(i[2:], spatial), i[1] % i64(columns)])
     return k.result()
 
 
 def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
-    """x (N, C, spatial…), dy (N, O, spatial…) -> dw (O, C / groups, kernel…): terms are (n, output position…)."""
+    """x (N, C, spatial…), dy (N, O, spatial…) -> dw (O, C / groups, kernel…).
+
+    Rows are weight positions (channel, kernel…), columns output channels, units output rows, whose last axis is inner.
+    """
     x, dy = inputs
     groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
-    n, spatial, window = x.shape[0], dy.shape[2:], output.shape[2:]
-    channels, rows, positions = output.shape[1], dy.shape[1] // groups, math.prod(spatial)
+    spatial, window, channels, columns = dy.shape[2:], output.shape[2:], output.shape[1], dy.shape[1] // groups
+    lines = (x.shape[0], *spatial[:-1])
     with kernel(name, inputs, output) as k:
         source = _padded(k, k.inputs[0], x.shape, attrs["padding"], x.dtype)
-        elements = channels * math.prod(window)
-        columns = k.scratch([groups, n * positions, elements], x.dtype)
 
-        def column(index: Sequence[Expr]) -> Expr:
-            group, term, element = index
-            channel, *offset = unravel(element, [channels, *window])
-            image, *position = unravel(term, [n, *spatial])
+        def image(batch: Index, row: Expr, unit: Expr, inner: Index) -> Expr:
+            channel, *offset = unravel(row, [channels, *window])
+            number, *position = [*unravel(unit, lines), *inner]
             place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
-            return load(source, [image, group * i64(channels) + channel, *place])
+            return load(source, [number, batch[0] * i64(channels) + channel, *place])
 
-        k.stage("pack", columns, [groups, n * positions, elements], column)
+        def gradient(batch: Index, unit: Expr, inner: Index, column: Expr) -> Expr:
+            number, *position = [*unravel(unit, lines), *inner]
+            return load(k.inputs[1], [number, batch[0] * i64(columns) + column, *position])
 
-        def gradient(batch: Sequence[Expr], row: Expr, term: Expr) -> Expr:
-            image, position = unravel(term, [n, positions])
-            return load(k.inputs[1], [image, batch[0] * i64(rows) + row, *unravel(position, spatial)])
-
-        chunked_product(
-            k,
-            [groups],
-            rows,
-            elements,
-            n * positions,
-            units_per_chunk(spatial[-1]) * spatial[-1],
+        product = Product(
+            (groups,),
+            channels * math.prod(window),
+            columns,
+            math.prod(lines),
+            spatial[-1:],
+            units_per_chunk(spatial[-1]),
             x.dtype,
+            image,
             gradient,
-            lambda batch, term, element: load(columns, [*batch, term, element]),
-            lambda group, row, element: [group * i64(rows) + row, *unravel(element, [channels, *window])],
+        )
+        emit_product(
+            k, product, lambda i: [i[0] // i64(columns), ravel(i[1:], [channels, *window]), i[0] % i64(columns)]
         )
     return k.result()
 
 
-def conv_backward_data(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
-    """dy (N, O, spatial…), w (O, C / groups, kernel…) -> dx (N, C, spatial…): terms are (output channel, kernel position…)."""
-    dy, w = inputs
-    groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
-    n, spatial, window = dy.shape[0], output.shape[2:], w.shape[2:]
-    channels, outputs = w.shape[1], w.shape[0] // groups
-    terms, positions = outputs * math.prod(window), math.prod(spatial)
+@dataclass(frozen=True)
+class _Transposed:
+    """Geometry of a convolution's input gradient: which dy meets input position i and kernel position j."""
 
-    def numerators(term: Expr, position: Expr) -> list[Expr]:
-        """i + pad_low - j * dilation on every spatial axis."""
-        _, *offset = unravel(term, [outputs, *window])
-        return [
-            i + i64(lo) - j * i64(d)
-            for i, (lo, _), j, d in zip(unravel(position, spatial), attrs["padding"], offset, dilations, strict=True)
-        ]
+    spatial: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
 
-    with kernel(name, inputs, output) as k:
-        columns = k.scratch([n, groups, max(terms, 1), positions], dy.dtype)
+    def borders(self, output: Sequence[int]) -> list[tuple[int, int]]:
+        """Padding of dy such that every quotient (i + pad_low - j * dilation) // stride is inside."""
+        result = []
+        axes = zip(self.spatial, self.window, self.strides, self.dilations, self.padding, output, strict=True)
+        for size, e, s, d, (lo, _), extent in axes:
+            low, high = (lo - (e - 1) * d) // s, (size - 1 + lo) // s
+            result.append((-low, high - extent + 1))
+        return result
 
-        def column(index: Sequence[Expr]) -> Expr:
-            image, group, term, position = index
-            channel, *_ = unravel(term, [outputs, *window])
-            quotients, inside = [], []
-            for top, s, extent in zip(numerators(term, position), strides, dy.shape[2:], strict=True):
-                quotients.append(tirx.floordiv(top, i64(s)))
-                inside.append(tirx.And(tirx.GE(top, i64(0)), tirx.LT(quotients[-1], i64(extent))))
-            value = load(k.inputs[0], [image, group * i64(outputs) + channel, *quotients])
-            return guarded(all_of(inside), value, exact.const(0.0, dy.dtype))
+    def quotients(self, position: Index, offset: Index) -> list[Expr]:
+        """Index into dy, before its padding is added."""
+        return [tirx.floordiv(top, i64(s)) for top, s in zip(self._tops(position, offset), self.strides, strict=True)]
 
-        if terms:
-            k.stage("pack", columns, [n, groups, terms, positions], column)
+    def divisible(self, row: Expr, offset: Index) -> Expr:
+        """Whether kernel position ``offset`` takes part for the input position with flat index ``row``."""
+        tops = zip(self._tops(unravel(row, self.spatial), offset), self.strides, strict=True)
+        return all_of([tirx.EQ(tirx.floormod(top, i64(s)), i64(0)) for top, s in tops if s > 1])
 
-        def weight(batch: Sequence[Expr], row: Expr, term: Expr) -> Expr:
-            channel, *offset = unravel(term, [outputs, *window])
-            return load(k.inputs[1], [batch[1] * i64(outputs) + channel, row, *offset])
+    def has_gaps(self) -> bool:
+        """Whether some input positions meet no kernel position at all (a stride larger than the kernel)."""
+        axes = zip(self.window, self.dilations, self.strides, strict=True)
+        return any(len({j * d % s for j in range(e)}) < s for e, d, s in axes)
 
-        def divisible(batch: Sequence[Expr], term: Expr, position: Expr) -> Expr:
-            tops = zip(numerators(term, position), strides, strict=True)
-            return all_of([tirx.EQ(tirx.floormod(top, i64(s)), i64(0)) for top, s in tops if s > 1])
-
-        def place(*index: Expr) -> list[Expr]:
-            image, group, row, position = index
-            return [image, group * i64(channels) + row, *unravel(position, spatial)]
-
-        strided = any(s > 1 for s in strides)
-        # With a stride larger than the kernel some positions receive nothing at all, and the sum of nothing is +0.0.
-        gaps = any(len({j * d % s for j in range(e)}) < s for e, d, s in zip(window, dilations, strides, strict=True))
-        partial = k.scratch([n, groups, channels, positions], dy.dtype) if gaps else None
-        chunked_product(
-            k,
-            [n, groups],
-            channels,
-            positions,
-            terms,
-            units_per_chunk(math.prod(window)) * math.prod(window),
-            dy.dtype,
-            weight,
-            lambda batch, term, position: load(columns, [*batch, term, position]),
-            (lambda *index: list(index)) if gaps else place,
-            divisible if strided else None,
-            partial,
+    def covered(self, position: Index) -> Expr:
+        """Whether any kernel position takes part for an input position."""
+        axes = zip(position, self.padding, self.window, self.dilations, self.strides, strict=True)
+        return all_of(
+            [
+                any_of([tirx.EQ(tirx.floormod(i + i64(lo - j * d), i64(s)), i64(0)) for j in range(e)])
+                for i, (lo, _), e, d, s in axes
+            ]
         )
-        if gaps:
 
-            def covered(position: Expr) -> Expr:
-                axes = zip(unravel(position, spatial), attrs["padding"], window, dilations, strides, strict=True)
-                return all_of(
-                    [
-                        any_of([tirx.EQ(tirx.floormod(i + i64(lo - j * d), i64(s)), i64(0)) for j in range(e)])
-                        for i, (lo, _), e, d, s in axes
-                    ]
-                )
+    def _tops(self, position: Index, offset: Index) -> list[Expr]:
+        axes = zip(position, self.padding, offset, self.dilations, strict=True)
+        return [i + i64(lo) - j * i64(d) for i, (lo, _), j, d in axes]
 
-            def filled(index: Sequence[Expr]) -> Expr:
-                return exact.select(covered(index[-1]), load(partial, index), exact.const(0.0, dy.dtype))
 
-            k.stage("map", k.output, [n, groups, channels, positions], filled, at=place)
+def conv_backward_data(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+    """dy (N, O, spatial…), w (O, C / groups, kernel…) -> dx (N, C, spatial…).
+
+    Rows are input positions, columns input channels, units output channels.
+    """
+    dy, w = inputs
+    groups, spatial, window = attrs["groups"], output.shape[2:], w.shape[2:]
+    columns, units = w.shape[1], w.shape[0] // groups
+    geometry = _Transposed(spatial, window, attrs["strides"], attrs["dilations"], attrs["padding"])
+    borders = geometry.borders(dy.shape[2:])
+    with kernel(name, inputs, output) as k:
+        source = _padded(k, k.inputs[0], dy.shape, borders, dy.dtype)
+
+        def gradient(batch: Index, row: Expr, unit: Expr, offset: Index) -> Expr:
+            quotients = geometry.quotients(unravel(row, spatial), offset)
+            place = [q + i64(lo) for q, (lo, _) in zip(quotients, borders, strict=True)]
+            return load(source, [batch[0], batch[1] * i64(units) + unit, *place])
+
+        def weight(batch: Index, unit: Expr, offset: Index, column: Expr) -> Expr:
+            return load(k.inputs[1], [batch[1] * i64(units) + unit, column, *offset])
+
+        product = Product(
+            (dy.shape[0], groups),
+            math.prod(spatial),
+            columns,
+            units,
+            window,
+            units_per_chunk(math.prod(window)),
+            dy.dtype,
+            gradient,
+            weight,
+            geometry.divisible if any(s > 1 for s in attrs["strides"]) else None,
+        )
+        # With a stride larger than the kernel some positions receive nothing at all, and the sum of nothing is +0.0.
+        zero = exact.const(0.0, dy.dtype)
+        emit_product(
+            k,
+            product,
+            lambda i: [i[0], i[1] // i64(columns), ravel(i[2:], spatial), i[1] % i64(columns)],
+            (lambda value, i: exact.select(geometry.covered(i[2:]), value, zero)) if geometry.has_gaps() else None,
+        )
     return k.result()

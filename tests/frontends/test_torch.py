@@ -76,7 +76,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (2, 3, 32, 32),
     ),
     "conv_1d": (
-        lambda: nn.Sequential(nn.Conv1d(4, 6, 5, 2, 3, 2, groups=2), nn.BatchNorm1d(6), nn.MaxPool1d(2), nn.Hardtanh(-0.5, 0.4)),
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 6, 5, 2, 3, 2, groups=2), nn.BatchNorm1d(6), nn.MaxPool1d(2), nn.Hardtanh(-0.5, 0.4)
+        ),
         (3, 4, 33),
     ),
     "conv_same": (lambda: nn.Sequential(nn.Conv2d(2, 4, (4, 3), padding="same", dilation=(1, 2)), nn.ELU(0.7)), (2, 2, 9, 8)),
@@ -88,7 +90,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (2, 3, 14, 15),
     ),
-    "norms": (lambda: nn.Sequential(nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True), nn.AdaptiveAvgPool2d(2)), (2, 6, 4, 8)),
+    "norms": (
+        lambda: nn.Sequential(nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True), nn.AdaptiveAvgPool2d(2)),
+        (2, 6, 4, 8),
+    ),
     "activations": (
         lambda: nn.Sequential(
             *(nn.LeakyReLU(0.1), nn.Softplus(2.0), nn.Mish(), nn.SELU(), nn.CELU(0.5), nn.PReLU(3), nn.Hardsigmoid()),
@@ -142,7 +147,10 @@ def test_batch_norm_modes_of_each_module(inspect: Any) -> None:
     model[6].eval()
     model[1].momentum = 0.3
     program = from_torch(model, (torch.randn(2, 3, 12, 12),))
-    found = [(attrs_of(c)["frozen"], attrs_of(c)["momentum"], attrs_of(c)["unbiased"]) for c in inspect.calls(program, "gensyn.batch_norm")]
+    found = [
+        (attrs_of(c)["frozen"], attrs_of(c)["momentum"], attrs_of(c)["unbiased"])
+        for c in inspect.calls(program, "gensyn.batch_norm")
+    ]
     assert found == [(False, 0.3, True), (True, 0.1, True)]
     assert program.state_updates == ("1.running_mean", "1.running_var", "1.num_batches_tracked")
 
@@ -174,8 +182,21 @@ class Mixed(nn.Module):
         return {
             "moves": (joined, last, stacked, x.repeat(2, 1).tril(-1), x.expand(2, 3, 4), F.pad(x, (1, -1, 2, 0), value=3.0)),
             "values": [masked, arith, n + 1, n.float().round().abs().sqrt().reciprocal()],
-            "sums": [x.sum(), x.sum(1, keepdim=True), n.sum(), x.std(), x.var(1, correction=0), x.max(1)[1], x.argmin(), x.amax((0, 1))],
-            "products": [x @ x.mT, torch.addmm(x[:, :3], x, x.mT[:, :3], beta=0.5, alpha=2), torch.baddbmm(x[None], x[None, :, :3], x[None])],
+            "sums": [
+                x.sum(),
+                x.sum(1, keepdim=True),
+                n.sum(),
+                x.std(),
+                x.var(1, correction=0),
+                x.max(1)[1],
+                x.argmin(),
+                x.amax((0, 1)),
+            ],
+            "products": [
+                x @ x.mT,
+                torch.addmm(x[:, :3], x, x.mT[:, :3], beta=0.5, alpha=2),
+                torch.baddbmm(x[None], x[None, :, :3], x[None]),
+            ],
         }
 
 
@@ -260,7 +281,11 @@ def _no_grad(x: torch.Tensor) -> torch.Tensor:
 X = torch.zeros(2, 4)
 IMAGE = torch.zeros(2, 4, 5, 5)
 REFUSED = {
-    "several operators": (Lambda(lambda x: torch.sort(torch.fft.fft(x).real)[0]), X, r"(?s)aten\.\w*fft.*aten\.sort.*docs/operators"),
+    "several operators": (
+        Lambda(lambda x: torch.sort(torch.fft.fft(x).real)[0]),
+        X,
+        r"(?s)aten\.\w*fft.*aten\.sort.*docs/operators",
+    ),
     "place": (nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.AlphaDropout(0.3))), X, r"1\.0:"),
     "detach": (Lambda(lambda x: x.detach() + x), X, r"(?s)'detach'.*depends on parameters"),
     "no_grad": (Lambda(_no_grad), X, r"(?s)'torch.no_grad'.*requires_grad=False"),
@@ -305,7 +330,11 @@ UNREADABLE: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "not a tensor": (lambda: nn.Linear(4, 4), {"example_inputs": (3,)}, r"example input 0\n  found: int"),
     "wrong shape": (lambda: nn.Linear(5, 4), {"example_inputs": (X,)}, r"torch.export cannot export"),
     "branch": (lambda: Lambda(_branch), {"example_inputs": (X,)}, r"data-dependent control flow"),
-    "names": (lambda: nn.Linear(4, 4), {"example_inputs": (X,), "input_names": ["a", "b"]}, r"(?s)\['a', 'b'\].*1 different names, for input"),
+    "names": (
+        lambda: nn.Linear(4, 4),
+        {"example_inputs": (X,), "input_names": ["a", "b"]},
+        r"(?s)\['a', 'b'\].*1 different names, for input",
+    ),
     "clash": (lambda: nn.Linear(4, 4), {"example_inputs": (X,), "input_names": ["weight"]}, r"names weight are used twice"),
     "shared memory": (_shared_memory, {"example_inputs": (X,)}, r"0.weight and 1.weight are different objects"),
     "dynamic": (_dynamic, {}, r"(?s)a dimension is not static.*dynamic_shapes"),

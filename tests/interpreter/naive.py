@@ -227,7 +227,7 @@ def conv(x: Array, w: Array, out: Index, attrs: dict[str, Any]) -> Array:
         n, o, *q = e
         first = o // per_group * channels
         pairs = (
-            (at(x, (n, first + c, *place(tuple(q), j, attrs))), float(w[(o, c, *j)]))
+            (at(x, (n, first + c, *place(tuple(q), j, attrs))), at(w, (o, c, *j)))
             for c in range(channels)
             for j in every(w.shape[2:])
         )
@@ -245,7 +245,7 @@ def conv_backward_weight(x: Array, dy: Array, out: Index, attrs: dict[str, Any])
         o, c, *j = e
         channel = o // per_group * channels + c
         pairs = (
-            (at(x, (n, channel, *place(q, tuple(j), attrs))), float(dy[(n, o, *q)]))
+            (at(x, (n, channel, *place(q, tuple(j), attrs))), at(dy, (n, o, *q)))
             for n in range(x.shape[0])
             for q in every(dy.shape[2:])
         )
@@ -268,7 +268,7 @@ def conv_backward_data(dy: Array, w: Array, out: Index, attrs: dict[str, Any]) -
             if all(t[k] % attrs["strides"][k] == 0 for k in axes):
                 taking_part.append((j, tuple(t[k] // attrs["strides"][k] for k in axes)))
         pairs = (
-            (at(dy, (n, o, *q)), float(w[(o, c_inside, *j)]))
+            (at(dy, (n, o, *q)), at(w, (o, c_inside, *j)))
             for o in range(group * per_group, (group + 1) * per_group)
             for j, q in taking_part
         )

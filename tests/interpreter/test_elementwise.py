@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gensyn_tvm.interpreter import elementary
+
 from . import naive
 
 FLOATS = ("float32", "float64")
@@ -179,3 +181,14 @@ def test_where(dtype: str) -> None:
     x, y = np.array([1, 0, 1]).astype(dtype), np.array([[0], [1]]).astype(dtype)
     expected = np.stack([x, np.full(3, y[1, 0])])
     naive.same_bits(naive.apply("where", condition, x, y), expected)
+
+
+@pytest.mark.parametrize("op", elementary.FUNCTIONS)
+def test_elementary_functions_as_operators(op: str) -> None:
+    """Their values are the subject of test_elementary; here, shapes, and that the operator is the function of its name."""
+    known = {"exp": 1.0, "expm1": 0.0, "log": -math.inf, "log1p": 0.0, "tanh": 0.0, "sigmoid": 0.5, "erf": 0.0}
+    naive.same_bits(naive.apply(op, np.array(0.0, np.float32)), np.array(known[op], np.float32))
+    x = naive.awkward(np.random.default_rng(9), (3, 5, 7), "float32")
+    found = naive.apply(op, x)
+    naive.same_bits(found.ravel(), np.array([naive.apply(op, v) for v in x.ravel()], np.float32))
+    assert naive.apply(op, x[:0]).shape == (0, 5, 7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,8 @@ def test_scalar_inputs_may_be_numpy_scalars() -> None:
     b = GraphBuilder("scalar")
     rate = b.add_input("rate", "learning_rate", TensorType((), F32))
     b.add_output("y", b.emit("add", rate, rate))
-    (y,) = interpreter.run(b.finish(), {"rate": np.float32(0.5)})  # type: ignore[dict-item]
+    scalar: Any = np.float32(0.5)
+    (y,) = interpreter.run(b.finish(), {"rate": scalar})
     naive.same_bits(y, np.array(1.0, np.float32))
     with pytest.raises(InputError, match="input 'rate' is a float, not a NumPy array"):
         interpreter.run(b.finish(), {"rate": 0.5})  # type: ignore[dict-item]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import math
 import struct
 from collections.abc import Iterable, Iterator
@@ -186,23 +188,32 @@ def test_environment_of_a_sound_thread_passes() -> None:
 
 
 @contextmanager
-def _rounding(mode: int) -> Iterator[None]:
-    import ctypes
-    import ctypes.util
-
+def _control_bits(bits: int) -> Iterator[None]:
+    """Set bits of MXCSR (x86-64), which glibc keeps in the last word of its 32-byte fenv_t."""
     libm = ctypes.CDLL(ctypes.util.find_library("m"))
-    before = libm.fegetround()
-    assert libm.fesetround(mode) == 0
+    before = ctypes.create_string_buffer(32)
+    assert libm.fegetenv(before) == 0
+    (control,) = struct.unpack_from("<I", before.raw, 28)
+    hostile = ctypes.create_string_buffer(before.raw[:28] + struct.pack("<I", control | bits), 32)
+    assert libm.fesetenv(hostile) == 0
     try:
         yield
     finally:
-        libm.fesetround(before)
+        libm.fesetenv(before)
 
 
-@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00])
-def test_another_rounding_mode_is_refused(mode: int) -> None:
-    """FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO of x86-64."""
-    with _rounding(mode), pytest.raises(EnvironmentChangedError) as caught:
+ROUNDING = "a rounding mode other than nearest even"
+FLUSHED = "subnormals flushed to zero"
+
+
+@pytest.mark.parametrize(
+    ("bits", "found"),
+    [(0x2000, ROUNDING), (0x4000, ROUNDING), (0x6000, ROUNDING), (0x8000, FLUSHED), (0x0040, FLUSHED), (0x8040, FLUSHED)],
+    ids=["down", "up", "toward zero", "FTZ", "DAZ", "FTZ and DAZ"],
+)
+def test_a_hostile_environment_is_refused(bits: int, found: str) -> None:
+    with _control_bits(bits), pytest.raises(EnvironmentChangedError) as caught:
         scalar.check_environment()
-    assert "a rounding mode other than nearest even" in str(caught.value)
+    assert f"found: {found}" in str(caught.value)
     assert "expected: round to nearest even, subnormals kept" in str(caught.value)
+    scalar.check_environment()

@@ -1,0 +1,426 @@
+"""What each ATen operator becomes in Relax; ``torch_operators`` says which is converted by what.
+
+A converter gets the emitter and the node's arguments by their schema names (see ``torch_operators.arguments``), and returns
+the result, or a sequence of them, in which None is one that must not be used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from tvm import relax
+
+from gensyn_tvm.canonical.types import FLOATS
+from gensyn_tvm.frontends import blocks
+from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.training import ops as gensyn
+
+Arguments = Any
+Converter = Callable[[Emitter, Arguments], Any]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.float32`` → ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+# ---- elementwise ----------------------------------------------------------------------------------------------------
+
+
+def convert_common(e: Emitter, a: Arguments, dtype: str) -> list[Expr]:
+    """Both operands as tensors of one dtype."""
+    pair = (a.self, a.other)
+    return [number(v, dtype) if isinstance(v, bool | int | float) else e.cast(v, dtype) for v in pair]
+
+
+def _promoted(a: Arguments) -> str:
+    """The dtype in which PyTorch compares or combines two operands."""
+    return dtype_name(torch.result_type(*(v.meta["val"] if isinstance(v, torch.fx.Node) else v for v in a.nodes[:2])))
+
+
+def convert_arithmetic(function: Callable[[Expr, Expr], Expr]) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Expr:
+        x, y = convert_common(e, a, a.out_dtype)
+        alpha = getattr(a, "alpha", 1)
+        return e(function(x, y if alpha == 1 else e.mul(y, alpha)))
+
+    return convert
+
+
+def convert_rsub(e: Emitter, a: Arguments) -> Expr:
+    x, y = convert_common(e, a, a.out_dtype)
+    return e.sub(y, x if a.alpha == 1 else e.mul(x, a.alpha))
+
+
+def convert_div(e: Emitter, a: Arguments) -> Expr:
+    x, y = convert_common(e, a, a.out_dtype)
+    return e.div(x, y)
+
+
+def convert_compare(function: Callable[[Expr, Expr], Expr]) -> Converter:
+    return lambda e, a: e(function(*convert_common(e, a, _promoted(a))))
+
+
+def convert_logical(function: Callable[[Expr, Expr], Expr]) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Expr:
+        if a.out_dtype != "bool":
+            raise e.refuse(f"operands of {a.out_dtype}", expected="bool")
+        return e(function(*convert_common(e, a, "bool")))
+
+    return convert
+
+
+def convert_unary(function: Callable[[Expr], Expr], *, floats: bool = True) -> Converter:
+    return lambda e, a: e(function(e.cast(a.self, a.out_dtype) if floats else a.self))
+
+
+def convert_not(e: Emitter, a: Arguments) -> Expr:
+    if dtype_of(a.self) != "bool":
+        raise e.refuse(f"an operand of {dtype_of(a.self)}", expected="bool")
+    return e(op.logical_not(a.self))
+
+
+def convert_gelu(e: Emitter, a: Arguments) -> Expr:
+    return e({"none": nn.gelu, "tanh": nn.gelu_tanh}[a.approximate](a.self))
+
+
+def convert_clamp(e: Emitter, a: Arguments) -> Expr:
+    x = e.cast(a.self, a.out_dtype)
+    low, high = getattr(a, "min", None), getattr(a, "max", None)
+    if any(isinstance(v, float) and math.isnan(v) for v in (low, high)):
+        raise e.refuse("a NaN bound", expected="numbers")
+    return e.clip(x, low, high)
+
+
+def convert_clamp_tensor(e: Emitter, a: Arguments) -> Expr:
+    x = e.cast(a.self, a.out_dtype)
+    for bound, function in ((a.min, op.maximum), (a.max, op.minimum)):
+        x = x if bound is None else e(function(x, e.cast(bound, a.out_dtype)))
+    return x
+
+
+def convert_prelu(e: Emitter, a: Arguments) -> Expr:
+    slope = a.weight
+    if shape_of(slope) != [1]:
+        slope = blocks.per_channel(e, slope, rank_of(a.self))
+    return e.where(e(op.greater(a.self, number(0, dtype_of(a.self)))), a.self, e.mul(a.self, slope))
+
+
+def convert_where(e: Emitter, a: Arguments) -> Expr:
+    x, y = convert_common(e, a, a.out_dtype)
+    return e(op.where(a.condition, x, y))
+
+
+def convert_masked_fill(e: Emitter, a: Arguments) -> Expr:
+    value = number(a.value, a.out_dtype) if isinstance(a.value, bool | int | float) else e.cast(a.value, a.out_dtype)
+    return e(op.where(a.mask, value, a.self))
+
+
+# ---- reductions -----------------------------------------------------------------------------------------------------
+
+
+def _axes(a: Arguments, name: str = "dim") -> list[int]:
+    dim = getattr(a, name, None)
+    rank = rank_of(a.self)
+    if dim is None or dim == []:
+        return list(range(rank))
+    return sorted(d % max(rank, 1) for d in ([dim] if isinstance(dim, int) else dim))
+
+
+def convert_reduce(function: Callable[..., Expr]) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Expr:
+        x = e.cast(a.self, a.out_dtype)
+        return e(function(x, _axes(a), bool(getattr(a, "keepdim", False)))) if rank_of(x) else x
+
+    return convert
+
+
+def convert_max_dim(reduce: Callable[..., Expr], search: Callable[..., Expr]) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Any:
+        axis = _axes(a)[0]
+        return e(reduce(a.self, [axis], a.keepdim)), e(search(a.self, axis, a.keepdim))
+
+    return convert
+
+
+def convert_arg(search: Callable[..., Expr]) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Expr:
+        if a.dim is None:
+            index = e(search(e.reshape(a.self, [math.prod(shape_of(a.self))]), 0, False))
+            return e.reshape(index, [1] * rank_of(a.self)) if a.keepdim else index
+        return e(search(a.self, a.dim % rank_of(a.self), a.keepdim))
+
+    return convert
+
+
+def convert_deviation(root: bool) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Expr:
+        correction = getattr(a, "correction", None)
+        if hasattr(a, "unbiased"):
+            correction = 1 if a.unbiased else 0
+        return blocks.standard_deviation(
+            e, a.self, _axes(a), bool(getattr(a, "keepdim", False)), 1 if correction is None else correction, root=root
+        )
+
+    return convert
+
+
+def convert_softmax(function: Callable[..., Expr]) -> Converter:
+    return lambda e, a: e(function(e.cast(a.self, a.out_dtype), a.dim % max(rank_of(a.self), 1)))
+
+
+# ---- linear algebra, convolution, pooling ---------------------------------------------------------------------------
+
+
+def convert_addmm(e: Emitter, a: Arguments) -> Expr:
+    left, right = (a.mat1, a.mat2) if hasattr(a, "mat1") else (a.batch1, a.batch2)
+    y = e(op.matmul(left, right))
+    if a.alpha != 1:
+        y = e.mul(y, a.alpha)
+    if a.beta == 0:
+        return y
+    return e.add(a.self if a.beta == 1 else e.mul(a.self, a.beta), y)
+
+
+def _each(values: Any, n: int) -> list[int]:
+    values = [values] if isinstance(values, int) else list(values)
+    return values * n if len(values) == 1 else values
+
+
+def convert_conv(e: Emitter, a: Arguments) -> Expr:
+    n = blocks.spatial(e, a.input)
+    if getattr(a, "transposed", False):
+        raise e.refuse("a transposed convolution", expected="Conv1d, Conv2d or Conv3d")
+    dilation, strides = _each(a.dilation, n), _each(a.stride, n)
+    if a.padding == "valid":
+        lows, highs = [0] * n, [0] * n
+    elif a.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, shape_of(a.weight)[2:], strict=True)]
+        lows, highs = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    else:
+        lows = highs = _each(a.padding, n)
+    return blocks.conv(
+        e, a.input, a.weight, a.bias, strides=strides, lows=lows, highs=highs, dilation=dilation, groups=a.groups
+    )
+
+
+def convert_pool(kind: str) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Expr:
+        n = blocks.spatial(e, a.self)
+        if getattr(a, "divisor_override", None) is not None:
+            raise e.refuse(f"divisor_override={a.divisor_override}", expected="None", remedy="multiply the result instead")
+        kernel, padding = _each(a.kernel_size, n), _each(a.padding, n)
+        return blocks.pool(
+            e,
+            kind,
+            a.self,
+            kernel=kernel,
+            strides=_each(a.stride, n) if a.stride else kernel,
+            lows=padding,
+            highs=padding,
+            dilation=_each(getattr(a, "dilation", 1), n),
+            ceil_mode=a.ceil_mode,
+            count_include_pad=getattr(a, "count_include_pad", False),
+        )
+
+    return convert
+
+
+def convert_pool_with_indices(e: Emitter, a: Arguments) -> Any:
+    return convert_pool("max")(e, a), None
+
+
+def convert_adaptive(e: Emitter, a: Arguments) -> Expr:
+    return blocks.adaptive_avg_pool(e, a.self, _each(a.output_size, rank_of(a.self) - 2))
+
+
+# ---- normalisation, dropout -----------------------------------------------------------------------------------------
+
+
+def _batch_norm_values(e: Emitter, a: Arguments, *, frozen: bool) -> Any:
+    x = a.input
+    if a.running_mean is None or a.running_var is None:
+        raise e.refuse("no running statistics (track_running_stats=False)", expected="track_running_stats=True")
+    channels, dtype = shape_of(x)[1], dtype_of(x)
+    gamma = e.full([channels], 1, dtype) if a.weight is None else a.weight
+    beta = e.full([channels], 0, dtype) if a.bias is None else a.bias
+    call = gensyn.batch_norm(
+        x, gamma, beta, a.running_mean, a.running_var, epsilon=a.eps, momentum=a.momentum, unbiased=True, frozen=frozen
+    )
+    return [e(item) for item in _items(e(call), 3)]
+
+
+def _items(value: Expr, count: int) -> list[Expr]:
+    return [relax.TupleGetItem(value, k) for k in range(count)]
+
+
+def convert_batch_norm_training(e: Emitter, a: Arguments) -> Any:
+    if not a.training:
+        raise e.refuse("training=False", expected="training=True")
+    y, mean, var = _batch_norm_values(e, a, frozen=False)
+    return y, None, None, mean, var
+
+
+def convert_batch_norm_frozen(e: Emitter, a: Arguments) -> Any:
+    return _batch_norm_values(e, a, frozen=True)[0], None, None
+
+
+def convert_layer_norm(e: Emitter, a: Arguments) -> Expr:
+    axes = list(range(rank_of(a.input) - len(a.normalized_shape), rank_of(a.input)))
+    return blocks.affine(e, blocks.normalise(e, a.input, axes, a.eps), a.weight, a.bias)
+
+
+def convert_group_norm(e: Emitter, a: Arguments) -> Expr:
+    return blocks.group_norm(e, a.input, a.num_groups, a.weight, a.bias, a.eps)
+
+
+def convert_instance_norm(e: Emitter, a: Arguments) -> Expr:
+    if not a.use_input_stats or a.running_mean is not None:
+        raise e.refuse("running statistics", expected="track_running_stats=False")
+    return blocks.group_norm(e, a.input, shape_of(a.input)[1], a.weight, a.bias, a.eps)
+
+
+def convert_dropout(e: Emitter, a: Arguments) -> Expr:
+    x = getattr(a, "input", None)
+    x = a.self if x is None else x
+    active = a.train is None or a.train
+    if active and a.p == 1:
+        raise e.refuse("p=1", expected="0 <= p < 1", remedy="multiply by 0")
+    return e(gensyn.dropout(x, p=a.p)) if active and a.p > 0 else x
+
+
+def convert_native_dropout(e: Emitter, a: Arguments) -> Any:
+    return convert_dropout(e, a), None
+
+
+# ---- data movement --------------------------------------------------------------------------------------------------
+
+
+def convert_to_shape(e: Emitter, a: Arguments) -> Expr:
+    return e.reshape(a.self, a.out_shape)
+
+
+def convert_transpose(e: Emitter, a: Arguments) -> Expr:
+    axes = list(range(rank_of(a.self)))
+    one, two = (0, 1) if not hasattr(a, "dim0") else (a.dim0, a.dim1)
+    if axes:
+        axes[one], axes[two] = axes[two], axes[one]
+    return e.transpose(a.self, axes)
+
+
+def convert_cat(e: Emitter, a: Arguments) -> Expr:
+    parts = [e.cast(t, a.out_dtype) for t in a.tensors if shape_of(t) != [0] or len(a.out_shape) == 1]
+    return e.concat(parts, a.dim % len(a.out_shape))
+
+
+def convert_stack(e: Emitter, a: Arguments) -> Expr:
+    axis = a.dim % len(a.out_shape)
+    shape = [1 if k == axis else d for k, d in enumerate(a.out_shape)]
+    return e.concat([e.reshape(e.cast(t, a.out_dtype), shape) for t in a.tensors], axis)
+
+
+def convert_slice(e: Emitter, a: Arguments) -> Expr:
+    axis = a.dim % rank_of(a.self)
+    start, stop, step = slice(a.start, a.end, a.step).indices(shape_of(a.self)[axis])
+    return e.slice(a.self, axis, start, max(start, stop), step)
+
+
+def convert_select(e: Emitter, a: Arguments) -> Expr:
+    axis = a.dim % rank_of(a.self)
+    index = a.index % shape_of(a.self)[axis]
+    return e.reshape(e.slice(a.self, axis, index, index + 1), a.out_shape)
+
+
+def _pieces(e: Emitter, x: Expr, axis: int, sizes: list[int]) -> list[Expr]:
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    return [e.slice(x, axis, start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def convert_split(e: Emitter, a: Arguments) -> Any:
+    axis = a.dim % rank_of(a.self)
+    extent = shape_of(a.self)[axis]
+    if hasattr(a, "split_sizes"):
+        sizes = list(a.split_sizes)
+    else:
+        size = a.split_size if hasattr(a, "split_size") else -(-extent // a.chunks)
+        sizes = [min(size, extent - start) for start in range(0, extent, size)] if extent else [0]
+    return _pieces(e, a.self, axis, sizes)
+
+
+def convert_unbind(e: Emitter, a: Arguments) -> Any:
+    axis = a.dim % rank_of(a.self)
+    shape = [d for k, d in enumerate(shape_of(a.self)) if k != axis]
+    return [e.reshape(piece, shape) for piece in _pieces(e, a.self, axis, [1] * shape_of(a.self)[axis])]
+
+
+def convert_repeat(e: Emitter, a: Arguments) -> Expr:
+    repeats = a.repeats if hasattr(a, "repeats") else a.dims
+    rank = max(rank_of(a.self), len(repeats))
+    x = e.reshape(a.self, [1] * (rank - rank_of(a.self)) + shape_of(a.self))
+    for axis, count in enumerate([1] * (rank - len(repeats)) + list(repeats)):
+        x = e.concat([x] * count, axis) if count else e.slice(x, axis, 0, 0)
+    return x
+
+
+def convert_pad(e: Emitter, a: Arguments) -> Expr:
+    if getattr(a, "mode", "constant") != "constant":
+        raise e.refuse(f"mode={a.mode!r}", expected="constant padding")
+    rank = rank_of(a.self)
+    lows, highs = [0] * rank, [0] * rank
+    for k in range(len(a.pad) // 2):
+        lows[rank - 1 - k], highs[rank - 1 - k] = a.pad[2 * k], a.pad[2 * k + 1]
+    return blocks.pad(e, a.self, lows, highs, a.value or 0.0)
+
+
+def convert_fill(value: float | None) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Expr:
+        filling = value if value is not None else getattr(a, "fill_value", getattr(a, "s", 0))
+        if not isinstance(filling, bool | int | float):
+            raise e.refuse("a value computed at run time", expected="a number")
+        return e.full(a.out_shape, filling, a.out_dtype)
+
+    return convert
+
+
+def convert_arange(e: Emitter, a: Arguments) -> Expr:
+    start, step = getattr(a, "start", 0), getattr(a, "step", 1)
+    if not float(start).is_integer() or not float(step).is_integer():
+        raise e.refuse(f"start {start}, step {step}", expected="integers")
+    return e.arange(int(start), a.out_shape[0], int(step), a.out_dtype)
+
+
+def convert_triangle(function: Callable[[np.ndarray, int], np.ndarray]) -> Converter:
+    def convert(e: Emitter, a: Arguments) -> Expr:
+        keep = constant(function(np.ones(shape_of(a.self)[-2:], dtype=bool), a.diagonal))
+        return e.where(keep, a.self, number(0, dtype_of(a.self)))
+
+    return convert
+
+
+def convert_same(e: Emitter, a: Arguments) -> Expr:
+    return a.self
+
+
+def convert_cast(e: Emitter, a: Arguments) -> Expr:
+    return e.cast(a.self, a.out_dtype)
+
+
+def convert_float_power(e: Emitter, a: Arguments) -> Expr:
+    if dtype_of(a.self) not in FLOATS or not isinstance(a.exponent, int | float):
+        raise e.refuse("an integer base or an exponent that is a tensor", expected="a float tensor to a constant power")
+    return blocks.power(e, e.cast(a.self, a.out_dtype), a.exponent)
+
+
+def convert_reciprocal(e: Emitter, a: Arguments) -> Expr:
+    return e.div(1.0, e.cast(a.self, a.out_dtype))
+
+
+def convert_getitem(e: Emitter, a: Arguments) -> Expr:
+    item = a.values[a.index]
+    if item is None:
+        raise e.refuse(f"a use of output {a.index} of {a.source}", expected="its first output only")
+    return item

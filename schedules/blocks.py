@@ -1,0 +1,76 @@
+"""Questions about the blocks of a kernel, and inlining, which is the same for all hardware."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tvm
+import tvm_ffi
+
+from gensyn_tvm.operators import exact
+from gensyn_tvm.operators.nest import ROLE
+
+_REDUCTION = 2  # tirx.IterVar.CommReduce
+
+#: Stages that are one expression for each element and move or compute without order.
+INLINABLE = ("map", "move")
+#: Recomputing these for every element of a broadcast costs more than storing them.
+_EXPENSIVE = tuple(exact.PREFIX + name for name in (*exact.ELEMENTARY, "div", "sqrt"))
+
+
+def live_blocks(sch: Any) -> list[Any]:
+    """Blocks of the kernel in program order."""
+    return list(sch.get_child_blocks(sch.get_sblock("root")))
+
+
+def role_of(sch: Any, block: Any) -> str:
+    """The role of a stage; empty for blocks that a schedule primitive made."""
+    return str(dict(sch.get(block).annotations).get(ROLE, ""))
+
+
+def extents(sch: Any, loops: list[Any]) -> list[int]:
+    """Extents of loops."""
+    return [int(sch.get(loop).extent) for loop in loops]
+
+
+def spatial_and_reduction(sch: Any, block: Any) -> tuple[list[Any], list[Any]]:
+    """Loops of an unscheduled block: the spatial ones, then the reduction ones."""
+    loops = list(sch.get_loops(block))
+    kinds = [int(v.iter_type) for v in sch.get(block).iter_vars]
+    if len(kinds) != len(loops):
+        return loops, []
+    return (
+        [loop for loop, kind in zip(loops, kinds, strict=True) if kind != _REDUCTION],
+        [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _REDUCTION],
+    )
+
+
+def calls_in(sch: Any, block: Any) -> list[str]:
+    """Names of the operators called in a block."""
+    names: list[str] = []
+    tvm_ffi.structural_walk(
+        sch.get(block).body, [(tvm.ir.Call, lambda call: names.append(str(getattr(call.op, "name", ""))))]
+    )
+    return names
+
+
+def has_guards(sch: Any, block: Any) -> bool:
+    """Whether a block reads conditionally, which vector code cannot do."""
+    return any(name.endswith("if_then_else") for name in calls_in(sch, block))
+
+
+def _size(sch: Any, block: Any) -> int:
+    return math.prod(int(v.dom.extent) for v in sch.get(block).iter_vars)
+
+
+def inline_maps(sch: Any) -> None:
+    """Inline every elementwise stage into its consumers, unless that would repeat expensive arithmetic."""
+    for block in live_blocks(sch):
+        consumers = list(sch.get_consumers(block))
+        if role_of(sch, block) not in INLINABLE or not consumers:
+            continue
+        repeats = max(_size(sch, c) for c in consumers) > 2 * _size(sch, block) or len(consumers) > 1
+        if repeats and any(name in _EXPENSIVE for name in calls_in(sch, block)):
+            continue
+        sch.compute_inline(block)

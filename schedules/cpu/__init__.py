@@ -1,0 +1,42 @@
+"""Schedules for CPUs: one rule for each role that a stage can have (``gensyn_tvm.operators.nest.ROLES``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gensyn_tvm.errors import ScheduleError
+from gensyn_tvm.schedules.blocks import inline_maps, live_blocks, role_of
+from gensyn_tvm.schedules.cpu import elementwise, products, reductions
+from gensyn_tvm.targets.cpu import CpuTarget
+
+#: A rule schedules the block it is given, or returns None if the block has been taken along by another rule.
+Rule = Callable[[Any, Any, CpuTarget], Any]
+
+RULES: dict[str, Rule] = {
+    "map": elementwise.elementwise,
+    "move": elementwise.elementwise,
+    "pack": elementwise.elementwise,
+    "chunk": products.chunk,
+    "total": elementwise.taken_along,
+    "lanes": elementwise.taken_along,
+    "tree": reductions.tree,
+    "fold": reductions.fold,
+}
+
+
+def schedule(sch: Any, target: CpuTarget) -> None:
+    """Schedule every block of a kernel.
+
+    Raises:
+        ScheduleError: a block without a role.
+    """
+    inline_maps(sch)
+    for block in live_blocks(sch):
+        role = role_of(sch, block)
+        if role not in RULES:
+            raise ScheduleError(f"block {sch.get(block).name_hint!r} has role {role!r}; no CPU rule takes it")
+        RULES[role](sch, block, target)
+
+
+__all__ = ["RULES", "schedule"]
