@@ -297,7 +297,8 @@ def pool_output_shape(x: tuple[int, ...], attrs: Attrs) -> tuple[int, ...]:
     for k in range(n):
         o = window_extent(x[2 + k], kernel[k], strides[k], padding[k], dilations[k])
         _need(o >= 1, x, "a window that fits into the padded input")
-        for position in (0, o - 1):
+        # Without dilation only the outermost windows can miss the input.
+        for position in range(o) if dilations[k] > 1 else (0, o - 1):
             start = position * strides[k] - padding[k][0]
             inside = any(0 <= start + j * dilations[k] < x[2 + k] for j in range(kernel[k]))
             _need(inside, f"padding={padding}", "padding that leaves an input element in every window")

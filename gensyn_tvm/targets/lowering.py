@@ -26,11 +26,11 @@ Lowering = Callable[[Any], Expr]
 _HAS_FMA: ContextVar[bool] = ContextVar("has_fma")
 
 _PRIORITY = 99
-_SIGN = {"float32": 0x80000000, "float64": 0x8000000000000000}
-_UINT = {"float32": "uint32", "float64": "uint64"}
 _INT = {"float32": "int32", "float64": "int64"}
 #: Smallest power of two from which every float is an integer.
 _INTEGRAL_FROM = {"float32": 2.0**23, "float64": 2.0**52}
+_MAGNITUDE = {"float32": 0x7FFFFFFF, "float64": 0x7FFFFFFFFFFFFFFF}
+_INFINITY = {"float32": 0x7F800000, "float64": 0x7FF0000000000000}
 _QUIET_NAN = {"float32": 0x7FC00000, "float64": 0x7FF8000000000000}
 _INT_BITS = {"int8": 8, "uint8": 8, "int32": 32, "uint32": 32, "int64": 64}
 
@@ -71,7 +71,7 @@ def _bits(call: Any) -> Expr:
 
 def _signed_mask(body: Body, element: str) -> Expr:
     """The sign bit as a signed integer constant."""
-    return body.int_const(-(2**31) if element == "float32" else -(2**63), _INT[element])
+    return body.int_const(-_MAGNITUDE[element] - 1, _INT[element])
 
 
 def _neg(call: Any) -> Expr:
@@ -81,7 +81,7 @@ def _neg(call: Any) -> Expr:
 
 
 def _magnitude(body: Body, element: str, x: Expr) -> Expr:
-    mask = body.int_const(2**31 - 1 if element == "float32" else 2**63 - 1, _INT[element])
+    mask = body.int_const(_MAGNITUDE[element], _INT[element])
     return body.reinterpret(element, tirx.bitwise_and(body.reinterpret(_INT[element], x), mask))
 
 
@@ -131,8 +131,13 @@ def _to_integral(kind: str) -> Lowering:
 
 
 def _canonical_nan(call: Any) -> Expr:
+    """On integers: to LLVM all NaNs are alike, so it may drop a float selection of one NaN over another."""
     body, element, (x,) = _body(call)
-    return body.finish(exact.select(exact.ne(x, x), body.bits_const(element, _QUIET_NAN[element]), x))
+    integer = _INT[element]
+    bits = body.let(body.reinterpret(integer, x))
+    magnitude = tirx.bitwise_and(bits, body.int_const(_MAGNITUDE[element], integer))
+    nan = tirx.GT(magnitude, body.int_const(_INFINITY[element], integer))
+    return body.finish(body.reinterpret(element, exact.select(nan, body.int_const(_QUIET_NAN[element], integer), bits)))
 
 
 def _convert(call: Any) -> Expr:
@@ -295,7 +300,7 @@ LOWERINGS: dict[str, dict[str, Lowering]] = {
         "sub": _fenced(tirx.Sub),
         "mul": _fenced(tirx.Mul),
         "div": _fenced(tirx.Div),
-        "sqrt": lambda call: tirx.call_llvm_pure_intrin(exact.dtype_of(call), "llvm.sqrt", call.args[0]),
+        "sqrt": lambda call: _fence(tirx.call_llvm_pure_intrin(exact.dtype_of(call), "llvm.sqrt", call.args[0])),
         "fma": _llvm_fma,
         # TVM emits LLVM's ordered "one" for !=, which is false for NaN.
         "ne": lambda call: tirx.Not(tirx.EQ(*call.args)),
