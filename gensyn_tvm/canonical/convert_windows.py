@@ -111,21 +111,27 @@ def _pool(op: str) -> Converter:
     return convert
 
 
-def _pool_attributes(ctx: Context, call: Any, extents: Sequence[int], op: str) -> dict[str, Any]:
-    """Ceil mode becomes padding at the high ends; it may not change the count by which an average divides."""
-    attrs = call.attrs
+def pool_window(attrs: Any, extents: Sequence[int]) -> tuple[dict[str, Any], bool]:
+    """A Relax pooling's kernel, strides, dilations and flat padding (lows, highs), and whether ceil mode added padding.
+
+    Ceil mode becomes padding at the high ends.
+    """
     kernel, strides, dilations = integers(attrs.pool_size), integers(attrs.strides), integers(attrs.dilation)
-    padding = list(pairs(integers(attrs.padding)))
+    padding = pairs(integers(attrs.padding))
     extra = [0] * len(kernel)
     for k, extent in enumerate(extents if bool(attrs.ceil_mode) else ()):
-        low, high = padding[k]
-        room = extent + low + high - dilations[k] * (kernel[k] - 1) - 1
-        extra[k] = -room % strides[k]
-        padding[k] = (low, high + extra[k])
-    result: dict[str, Any] = {"kernel": kernel, "strides": strides, "padding": tuple(padding), "dilations": dilations}
+        extra[k] = -(extent + sum(padding[k]) - dilations[k] * (kernel[k] - 1) - 1) % strides[k]
+    flat = tuple(low for low, _ in padding) + tuple(high + more for (_, high), more in zip(padding, extra, strict=True))
+    return {"kernel": kernel, "strides": strides, "padding": flat, "dilations": dilations}, any(extra)
+
+
+def _pool_attributes(ctx: Context, call: Any, extents: Sequence[int], op: str) -> dict[str, Any]:
+    """Attributes of a canonical pooling; ceil mode may not change the count by which an average divides."""
+    window, more = pool_window(call.attrs, extents)
+    result = _window(window)
     if op == "avg_pool":
-        result["count_include_pad"] = bool(attrs.count_include_pad)
-        if result["count_include_pad"] and any(extra):
+        result["count_include_pad"] = bool(call.attrs.count_include_pad)
+        if result["count_include_pad"] and more:
             found = "ceil_mode with count_include_pad, and a last window that reaches beyond the padded input"
             raise ctx.refuse(found, expected="windows inside the padded input", remedy="use ceil_mode=False or pad explicitly")
     return result

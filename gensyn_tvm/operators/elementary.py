@@ -41,10 +41,26 @@ _QUIET_NAN = 0x7FC00000
 HARD: dict[str, dict[int, int]] = {
     "exp": {},
     "expm1": {},
-    "log": {},
-    "log1p": {},
+    "log": {
+        0x3C413D3A: 0xC08E158F,
+        0x41178FEB: 0x400FE5E7,
+        0x4C5D65A5: 0x418F034B,
+        0x65D890D3: 0x4254D1F9,
+        0x6F31A8EC: 0x42845A89,
+    },
+    "log1p": {
+        0x35400003: 0x353FFFFF,
+        0x3710001B: 0x370FFFF3,
+        0x3EFD81AD: 0x3ECDEEE1,
+        0x41078FEB: 0x400FE5E7,
+        0x65D890D3: 0x4254D1F9,
+        0x6F31A8EC: 0x42845A89,
+        0xB53FFFFD: 0xB5400001,
+        0xB70FFFE5: 0xB710000D,
+        0xBB0EC8C4: 0xBB0EF0A5,
+    },
     "tanh": {},
-    "sigmoid": {},
+    "sigmoid": {0xBA928601: 0x3EFFDB5F},
     "erf": {},
 }
 

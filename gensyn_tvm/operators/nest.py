@@ -23,9 +23,9 @@ Index = Sequence[Expr]
 
 ROLE = "gensyn.role"
 
-#: Roles of stages. ``move`` and ``map`` are one scalar expression for each output element and may be inlined; the others are
-#: reductions (or the pieces of one) whose order matters.
-ROLES = ("map", "move", "pack", "chunk", "total", "lanes", "tree", "fold")
+#: Roles of stages. ``move`` and ``map`` are one scalar expression for each output element and may be inlined; ``pack`` and
+#: ``panel`` (the right operand of a product) move bits into a better place; the others are reductions, or pieces of one.
+ROLES = ("map", "move", "pack", "panel", "chunk", "total", "lanes", "tree", "fold")
 
 
 def i64(value: int) -> Expr:

@@ -32,6 +32,8 @@ MATMUL_CHUNK = 512
 CONV_CHUNK = 768
 #: Columns are padded to a multiple of this, the widest vector of float32.
 COLUMNS = 16
+#: With this many rows or fewer a matrix product reads its right operand too seldom to pack it.
+_FEW_ROWS = 4
 
 
 def units_per_chunk(unit: int) -> int:
@@ -66,7 +68,7 @@ class Product:
         left: value of (batch index, row, unit, inner index).
         right: value of (batch index, unit, inner index, column); column < ``columns``.
         takes_part: whether a term exists for (row, inner index); every one does by default.
-        in_place: whether ``right`` already lies with its columns innermost; if none are added it is read where it is.
+        in_place: whether packing is not worth it; ``right`` is then read where it is, unless columns must be added.
     """
 
     batch: Sequence[int]
@@ -121,7 +123,7 @@ def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Ind
         x = p.right(index[:rank], index[rank], index[rank + 1 : -1], column)
         return x if width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, exact.const(0.0, p.dtype))
 
-    k.stage("move" if p.in_place and width == p.columns else "pack", buffer, shape, value)
+    k.stage("move" if p.in_place and width == p.columns else "panel", buffer, shape, value)
     return lambda batch, unit, inner, column: load(buffer, [*batch, unit, *inner, column])
 
 
@@ -196,7 +198,7 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
                 output.dtype,
                 lambda index, row, term, _: read_a(index, row, term),
                 lambda index, term, _, column: read_b(index, term, column),
-                in_place=True,
+                in_place=m <= _FEW_ROWS,
             )
         emit_product(k, product, lambda i: [*i[:-2], i[-1], i[-2]] if transposed else list(i))
     return k.result()

@@ -1,8 +1,8 @@
 """Relax operators of our own that exist before the freeze.
 
 ``gensyn.batch_norm`` and ``gensyn.dropout`` mean different things in training and in inference; a frontend emits them once
-and ``training.modes`` rewrites them. ``gensyn.random_bits``, ``gensyn.conv_backward_data`` and
-``gensyn.conv_backward_weight`` are canonical operators that stock Relax lacks; gradients are made of them.
+and ``training.modes`` rewrites them. ``gensyn.random_bits`` and the ``gensyn.*_backward*`` operators are canonical operators
+that stock Relax lacks; gradients are made of them.
 """
 
 from __future__ import annotations
@@ -73,6 +73,16 @@ def conv_backward_weight(x: Expr, dy: Expr, **attrs: Any) -> Expr:
     return _call("gensyn.conv_backward_weight", [x, dy], **attrs)
 
 
+def max_pool_backward(dy: Expr, x: Expr, **attrs: Any) -> Expr:
+    """Gradient of a max pooling's input; attributes as the canonical ``max_pool_backward``, flat padding (lows, highs)."""
+    return _call("gensyn.max_pool_backward", [dy, x], **attrs)
+
+
+def avg_pool_backward(dy: Expr, **attrs: Any) -> Expr:
+    """Gradient of an average pooling's input; attributes as the canonical ``avg_pool_backward``, flat padding (lows, highs)."""
+    return _call("gensyn.avg_pool_backward", [dy], **attrs)
+
+
 def _shape(expr: Expr) -> list[int]:
     return [int(extent) for extent in expr.ty.shape]
 
@@ -102,12 +112,19 @@ def _conv_backward_weight_type(call: Any, _builder: Any) -> Any:
     return relax.TensorType([_shape(dy)[1], _shape(x)[1] // a["groups"], *a["kernel"]], _dtype(x))
 
 
+def _avg_pool_backward_type(call: Any, _builder: Any) -> Any:
+    (dy,) = call.args
+    return relax.TensorType([*_shape(dy)[:2], *attrs_of(call)["input_spatial"]], _dtype(dy))
+
+
 _TYPES = {
     "gensyn.batch_norm": (5, _batch_norm_type),
     "gensyn.dropout": (1, lambda call, _builder: call.args[0].ty),
     "gensyn.random_bits": (2, _random_bits_type),
     "gensyn.conv_backward_data": (2, _conv_backward_data_type),
     "gensyn.conv_backward_weight": (2, _conv_backward_weight_type),
+    "gensyn.max_pool_backward": (2, lambda call, _builder: call.args[1].ty),
+    "gensyn.avg_pool_backward": (1, _avg_pool_backward_type),
 }
 
 for _name, (_count, _infer) in _TYPES.items():

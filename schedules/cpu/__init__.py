@@ -17,6 +17,7 @@ RULES: dict[str, Rule] = {
     "map": elementwise.elementwise,
     "move": elementwise.elementwise,
     "pack": elementwise.elementwise,
+    "panel": elementwise.elementwise,
     "chunk": products.chunk,
     "total": elementwise.taken_along,
     "lanes": elementwise.taken_along,

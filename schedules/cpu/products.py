@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+import tvm
 
 from gensyn_tvm.schedules.blocks import extents, role_of
 from gensyn_tvm.schedules.cpu.elementwise import PARALLEL_WORK, element_bits, vector_length
@@ -28,8 +31,8 @@ def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]
     for r in range(1, min(rows, _MAX_ROWS) + 1):
         for v in range(1, min(vectors, 4) + 1):
             if rows % r == 0 and vectors % v == 0 and r * v <= budget:
-                # Loads for each fma, and a penalty for too few independent chains to hide the latency of fma.
-                loads = (r + v) / (r * v) + max(0.0, 8 - r * v) * 0.25
+                # Loads for each fma (the panel comes from the second-level cache), and a penalty for too few independent chains to hide the latency of fma.
+                loads = (r + 3 * v) / (r * v) + max(0.0, 8 - r * v) * 0.25
                 if loads < best_loads:
                     best, best_loads = (r, v), loads
     return best
@@ -53,6 +56,7 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     column_outer, column_inner = sch.split(columns, [None, tile_vectors * lanes])
     vectors, lane = sch.split(column_inner, [None, lanes])
     sch.reorder(*batch, column_outer, row_outer, *chunks, row_inner, vectors, lane)
+    _panel_layout(sch, block, tile_vectors * lanes)
     tiles = sch.fuse(*batch, column_outer, row_outer)
     sch.compute_at(block, chunks[0] if chunks else tiles, preserve_unit_loops=True)
     work, term = _tile_loops(sch, block, lanes)
@@ -64,6 +68,27 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     if chunks:
         sch.decompose_reduction(outer, chunks[0])
     return block
+
+
+def _panel_layout(sch: Any, block: Any, width: int) -> None:
+    """Store the right operand as panels as wide as the tile, so that the innermost loop reads it from end to end."""
+    for panel in sch.get_producers(block):
+        if role_of(sch, panel) != "panel":
+            continue
+        rank = len(sch.get(panel).iter_vars)
+        if len(sch.get(panel).writes[0].region) != rank:
+            continue  # the full chunks and the last short one share a panel and a tile; it is in place already
+        layout = _by_panel(rank - 1 - len(_reduction_axes(sch, block)), width)
+        sch.transform_layout(panel, ("write", 0), tvm.tirx.IndexMap.from_func(layout, ndim=rank))
+
+
+def _by_panel(batch: int, width: int) -> Callable[..., list[Any]]:
+    """(batch…, terms…, column) -> (batch…, panel, terms…, column in panel)."""
+    return lambda *index: [*index[:batch], index[-1] // width, *index[batch:-1], index[-1] % width]
+
+
+def _reduction_axes(sch: Any, block: Any) -> list[Any]:
+    return [v for v in sch.get(block).iter_vars if int(v.iter_type) == 2]
 
 
 def _tile_loops(sch: Any, block: Any, lanes: int) -> tuple[int, Any]:
