@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from gensyn_tvm.frontends.onnx import from_onnx
     from gensyn_tvm.frontends.torch import from_torch
     from gensyn_tvm.program import Program
-    from gensyn_tvm.runtime.executable import Executable, load
+    from gensyn_tvm.runtime.executable import Executable
+    from gensyn_tvm.runtime.packaging import load
     from gensyn_tvm.training.optimizers import SGD, Adam, AdamW
     from gensyn_tvm.training.step import training_step
 
@@ -50,7 +51,7 @@ _EXPORTS = {
     "compile": "gensyn_tvm.compiler",
     "from_onnx": "gensyn_tvm.frontends.onnx",
     "from_torch": "gensyn_tvm.frontends.torch",
-    "load": "gensyn_tvm.runtime.executable",
+    "load": "gensyn_tvm.runtime.packaging",
     "training_step": "gensyn_tvm.training.step",
 }
 

@@ -169,7 +169,8 @@ class Context:
         shape = self.shape(x)
         starts = tuple(start if a == axis else 0 for a in range(len(shape)))
         limits = tuple(stop if a == axis else n for a, n in enumerate(shape))
-        return self.emit("slice", x, starts=starts, limits=limits, strides=tuple(stride if a == axis else 1 for a in range(len(shape))))
+        strides = tuple(stride if a == axis else 1 for a in range(len(shape)))
+        return self.emit("slice", x, starts=starts, limits=limits, strides=strides)
 
     def iota(self, shape: Sequence[int], axis: int, dtype: str) -> int:
         """The index along an axis."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def _split(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     else:
         inner = [min(max(i + extent if i < 0 else i, 0), extent) for i in integers(where)]
         borders = [0, *inner, extent]
-    return tuple(ctx.slice(x, axis, a, max(a, b)) for a, b in zip(borders, borders[1:], strict=False))
+    return tuple(ctx.slice(x, axis, a, max(a, b)) for a, b in pairwise(borders))
 
 
 def _strided_slice(ctx: Context, call: Any, args: Sequence[Value]) -> Value:

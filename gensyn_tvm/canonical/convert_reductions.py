@@ -70,13 +70,26 @@ def _layer_norm(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     x, gamma, beta = args
     shape = ctx.shape(x)
     axes = ctx.axes(call.attrs.axes, len(shape))
-    centred = ctx.sub(x, ctx.mean(x, axes, keepdims=True))
-    variance = ctx.mean(ctx.mul(centred, centred), axes, keepdims=True)
-    y = ctx.div(centred, ctx.emit("sqrt", ctx.add(variance, ctx.number(float(call.attrs.epsilon), x))))
+    y = _normalise(ctx, x, axes, float(call.attrs.epsilon))
     beside = [n if a in axes else 1 for a, n in enumerate(shape)]
     if bool(call.attrs.scale):
         y = ctx.mul(y, ctx.reshape(gamma, beside))
     return ctx.add(y, ctx.reshape(beta, beside)) if bool(call.attrs.center) else y
+
+
+def _batch_normalise(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
+    """((x - mean) / sqrt(variance + epsilon)) * gamma + beta over every axis but 1, the variance two-pass"""
+    x, gamma, beta = args
+    rank = len(ctx.shape(x))
+    beside = [1, ctx.shape(x)[1], *[1] * (rank - 2)]
+    y = _normalise(ctx, x, (0, *range(2, rank)), attributes(call)["epsilon"])
+    return ctx.add(ctx.mul(y, ctx.reshape(gamma, beside)), ctx.reshape(beta, beside))
+
+
+def _normalise(ctx: Context, x: int, axes: Sequence[int], epsilon: float) -> int:
+    centred = ctx.sub(x, ctx.mean(x, axes, keepdims=True))
+    variance = ctx.mean(ctx.mul(centred, centred), axes, keepdims=True)
+    return ctx.div(centred, ctx.emit("sqrt", ctx.add(variance, ctx.number(epsilon, x))))
 
 
 def _collapse_sum_to(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
@@ -124,5 +137,6 @@ CONVERTERS: dict[str, Converter] = {
     "relax.collapse_sum_to": _collapse_sum_to,
     "relax.collapse_sum_like": _collapse_sum_like,
     "relax.nn.cross_entropy_with_logits": _cross_entropy_with_logits,
+    "gensyn.batch_normalise": _batch_normalise,
     "gensyn.random_bits": _random_bits,
 }

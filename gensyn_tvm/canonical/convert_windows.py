@@ -196,9 +196,9 @@ def _conv_transpose(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
         raise ctx.refuse(f"layouts {layouts}", expected=f"NC{_SPATIAL[n]} and IO{_SPATIAL[n]}")
     strides, dilations = integers(call.attrs.strides), integers(call.attrs.dilation)
     padding, more = pairs(integers(call.attrs.padding)), integers(call.attrs.output_padding)
-    kernel = ctx.shape(w)[2:]
+    kernel, extents = ctx.shape(w)[2:], ctx.shape(dy)[2:]
     spatial = tuple(
-        (ctx.shape(dy)[2 + k] - 1) * strides[k] - sum(padding[k]) + dilations[k] * (kernel[k] - 1) + 1 + more[k] for k in range(n)
+        (extents[k] - 1) * strides[k] - sum(padding[k]) + dilations[k] * (kernel[k] - 1) + 1 + more[k] for k in range(n)
     )
     reached = tuple(window_extent(spatial[k], kernel[k], strides[k], padding[k], dilations[k]) for k in range(n))
     if reached != ctx.shape(dy)[2:]:

@@ -107,8 +107,9 @@ class _Freezer:
         try:
             type_ = type_of(parameter)
         except (ValueError, InvalidProgramError) as error:
+            remedy = "fix every dimension on import"
             raise UnsupportedOperatorError(
-                "input", where=name, found=str(error), expected="a tensor of static shape", remedy="fix every dimension on import"
+                "input", where=name, found=str(error), expected="a tensor of static shape", remedy=remedy
             ) from error
         self.environment[parameter] = self.context.builder.add_input(name, role, type_)
 
@@ -147,7 +148,8 @@ class _Freezer:
         self.context.operator = name
         if name not in CONVERTERS:
             remedy = _REWRITTEN.get(name, "write the model with supported operators")
-            raise self.context.refuse("an operator without a deterministic variant", expected="one of docs/operators.md", remedy=remedy)
+            found = "an operator without a deterministic variant"
+            raise self.context.refuse(found, expected="one of docs/operators.md", remedy=remedy)
         args = [self.value(a) for a in call.args]
         self.context.operator = name
         return CONVERTERS[name](self.context, call, args)
@@ -156,7 +158,9 @@ class _Freezer:
         """A conversion that changes a type would be a mistake of ours; it must never pass silently."""
         if isinstance(result, int) and self.context.type(result) != type_of(binding.var):
             raise self.context.refuse(
-                f"a conversion to {self.context.type(result)}", expected=f"{type_of(binding.var)}", remedy="report this as a bug"
+                f"a conversion to {self.context.type(result)}",
+                expected=str(type_of(binding.var)),
+                remedy="report this as a bug of gensyn_tvm",
             )
 
     def _stand_in(self, binding: Any) -> Value:

@@ -33,6 +33,7 @@ _ONE = 1023 << 52
 _SQRT_HALF = 0x3FE6A09E667F3BCD
 _SIGN = 0x80000000
 _INFINITY = float("inf")
+_LARGEST = float.fromhex("0x1.fffffep+127")
 #: Compares as zero does and disappears in sums, which +0 does not.
 _ZERO = -0.0
 _QUIET_NAN = 0x7FC00000
@@ -159,17 +160,18 @@ def _log_sum(body: Body, f: Expr, k: Expr) -> Expr:
     return _multiply_add(body, k, body.const(_LN2_HIGH, _F64), exact.add(f, tail))
 
 
-def _log_specials(body: Body, x: Expr, pole: float, ordinary: Expr, result: Expr) -> Expr:
+def _log_domain(body: Body, x: Expr, low: float) -> Expr:
+    """``x`` (a variable) limited to [low, largest float], NaN to ``low``, and widened: bits that are safe to calculate with."""
+    low_const, high_const = body.const(low), body.const(_LARGEST)
+    raised = body.let(exact.select(exact.lt(low_const, x), x, low_const))
+    return _widen(body, exact.select(exact.lt(raised, high_const), raised, high_const))
+
+
+def _log_specials(body: Body, x: Expr, pole: float, result: Expr) -> Expr:
     """-inf at ``pole``, NaN below it, infinity and NaN as they are."""
-    nan = body.bits_const("float32", _QUIET_NAN)
-    below = exact.select(exact.lt(x, body.const(pole)), nan, x)
-    special = exact.select(exact.eq(x, body.const(pole)), body.const(-_INFINITY), below)
-    return exact.select(ordinary, result, special)
-
-
-def _ordinary(body: Body, x: Expr, pole: float) -> Expr:
-    """Whether ``x`` lies strictly between ``pole`` and infinity."""
-    return tirx.And(exact.lt(body.const(pole), x), exact.lt(x, body.const(_INFINITY)))
+    result = exact.select(exact.lt(x, body.const(_INFINITY)), result, x)
+    result = exact.select(exact.lt(x, body.const(pole)), body.bits_const("float32", _QUIET_NAN), result)
+    return exact.select(exact.eq(x, body.const(pole)), body.const(-_INFINITY), result)
 
 
 def exp(body: Body, x: Expr) -> Expr:
@@ -186,26 +188,24 @@ def expm1(body: Body, x: Expr) -> Expr:
 
 def log(body: Body, x: Expr) -> Expr:
     """Natural logarithm."""
-    ordinary = _ordinary(body, x, _ZERO)
-    d = _widen(body, exact.select(ordinary, x, body.const(1.0)))
+    d = _log_domain(body, x, 2.0**-149)
     shifted, k = _split(body, d)
     mantissa = tirx.bitwise_and(shifted, body.int_const(_MANTISSA, "uint64"))
     z = body.reinterpret(_F64, tirx.Add(mantissa, body.int_const(_SQRT_HALF, "uint64")))
     f = body.let(exact.sub(z, body.const(1.0, _F64)))
-    return _log_specials(body, x, _ZERO, ordinary, _finish(body, "log", x, _log_sum(body, f, k)))
+    return _log_specials(body, x, _ZERO, _finish(body, "log", x, _log_sum(body, f, k)))
 
 
 def log1p(body: Body, x: Expr) -> Expr:
     """log(1 + x). 1 + x is rounded only to find its exponent k; (1 + x) 2^-k - 1 has one rounding."""
-    ordinary = _ordinary(body, x, -1.0)
-    d = _widen(body, exact.select(ordinary, x, body.const(_ZERO)))
+    d = _log_domain(body, x, -1.0 + 2.0**-24)
     one = body.const(1.0, _F64)
     shifted, k = _split(body, exact.add(d, one))
     exponent = tirx.bitwise_and(shifted, body.int_const(0x7FF << 52, "uint64"))
     scale = body.let(body.reinterpret(_F64, tirx.Sub(body.int_const(2046 << 52, "uint64"), exponent)))
     f = body.let(_multiply_add(body, d, scale, exact.sub(scale, one)))
     result = _with_sign_of(body, x, _finish(body, "log1p", x, _log_sum(body, f, k)))
-    return _log_specials(body, x, -1.0, ordinary, result)
+    return _log_specials(body, x, -1.0, result)
 
 
 def tanh(body: Body, x: Expr) -> Expr:

@@ -226,11 +226,19 @@ class Executable:
             raise InputError(describe(f"program {self.graph.name!r} cannot run on these arrays", found=shown))
         return arguments
 
-    def save(self, path: str | os.PathLike[str], *, extra: Mapping[str, Executable] | None = None) -> None:
-        """Write a ``.gtvm`` file with the program, its state and this library, and those of ``extra``; atomic."""
+    def save(
+        self, path: str | os.PathLike[str], *, state: State | None = None, others: Sequence[Executable] = ()
+    ) -> None:
+        """Write a ``.gtvm`` file with the program and this library; completely or not at all.
+
+        Args:
+            path: where to.
+            state: arrays to store instead of the initial ones, for instance after training.
+            others: the same program compiled for other targets, whose libraries go into the file too.
+        """
         from gensyn_tvm.runtime.packaging import save_executables
 
-        save_executables(Path(path), [self, *(extra or {}).values()])
+        save_executables(Path(path), [self, *others], state)
 
 
 def _scalar(value: np.ndarray) -> Any:
@@ -267,5 +275,7 @@ def _use_threads(threads: int) -> None:
     if threads != _CURRENT_THREADS:
         import tvm_ffi
 
+        # Otherwise TVM pins the calling thread to one core, and with it whatever else the process computes.
+        os.environ.setdefault("TVM_BIND_THREADS", "0")
         tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
         _CURRENT_THREADS = threads

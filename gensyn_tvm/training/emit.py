@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from gensyn_tvm.canonical.types import FLOATS
 
 Expr = Any
 op = relax.op
+
+_TEMPORARY = re.compile(r"[lg]v\d*")
+_ADJOINT = re.compile(r"_adjoint\d*(_out\d*)?$")
 
 #: Given the emitter, a call and its rewritten arguments: what stands for the call, or None to keep it.
 Rewrite = Callable[["Emitter", Any, Sequence[Expr]], Any]
@@ -100,9 +104,9 @@ def _places(function: Any) -> dict[Any, str]:
     for block in reversed(list(function.body.blocks)):
         for binding in reversed(list(block.bindings)):
             own = str(binding.var.name)
-            if not own.rstrip("0123456789") in ("lv", "gv"):
-                adjoint = own.removesuffix("_out").removesuffix("_adjoint")
-                name = own if adjoint == own else f"gradient of {adjoint}"
+            if not _TEMPORARY.fullmatch(own):
+                of = _ADJOINT.sub("", own)
+                name = own if of == own else f"gradient of {of}"
             places[binding.var] = name
     return places
 
@@ -139,7 +143,7 @@ def _expression(value: Any) -> Expr:
 
 
 def build_function(parameters: Sequence[Any], body: Callable[[Emitter], Sequence[Expr]]) -> Any:
-    """A module whose ``main`` has the given parameters and one dataflow block written by ``body``, which returns the results."""
+    """A module whose ``main`` has the given parameters and one dataflow block written by ``body``, which gives the results."""
     builder = relax.BlockBuilder()
     with builder.function("main", list(parameters)):
         with builder.dataflow():

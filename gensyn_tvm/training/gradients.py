@@ -11,16 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import relax
 from tvm.ir import GenericConst
 from tvm.relax.op.base import register_gradient
 from tvm.relax.op.grad import no_grad
 
-from gensyn_tvm.canonical.convert_context import integer, integers
-from gensyn_tvm.canonical.convert_movement import runs
+from gensyn_tvm.canonical.convert_context import integer
 from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.errors import UnsupportedOperatorError
+from gensyn_tvm.training import shape_gradients as shapes
 from gensyn_tvm.training.emit import Expr, dtype_of, number, op, shape_of
+from gensyn_tvm.training.ops import attrs_of
 from gensyn_tvm.training.window_gradients import adaptive_avg_pool, avg_pool, conv, max_pool
 
 Gradient = Callable[[Any, Any, Any, Any], list[Expr]]
@@ -155,112 +155,6 @@ def _astype(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
     return [op.astype(g, dtype_of(x))]
 
 
-# ---- shapes ---------------------------------------------------------------------------------------------------------
-
-
-def _reshaped(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
-    return [op.reshape(g, shape_of(call.args[0])), *(no_grad(a) for a in call.args[1:])]
-
-
-def place_slice(bb: Any, g: Expr, axis: int, extent: int, start: int, stride: int) -> Expr:
-    """A tensor of zeros with ``extent`` along ``axis`` that holds g at start, start + stride, …"""
-    shape = shape_of(g)
-    count = shape[axis]
-    if stride > 1 and count > 1:
-        spread = op.nn.pad(op.reshape(g, [*shape[: axis + 1], 1, *shape[axis + 1 :]]), _pads(len(shape) + 1, axis + 1, 0, stride - 1))
-        g = bb.emit(op.reshape(spread, [*shape[:axis], count * stride, *shape[axis + 1 :]]))
-        count = (count - 1) * stride + 1
-        g = bb.emit(op.strided_slice(g, [axis], [0], [count], [1]))
-    after = extent - start - count
-    return bb.emit(op.nn.pad(g, _pads(len(shape), axis, start, after))) if start or after else g
-
-
-def _pads(rank: int, axis: int, low: int, high: int) -> list[int]:
-    widths = [0] * (2 * rank)
-    widths[2 * axis], widths[2 * axis + 1] = low, high
-    return widths
-
-
-def _strided_slice(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
-    shape = shape_of(call.args[0])
-    axes, begin, end = (integers(a) for a in call.args[1:4])
-    strides = integers(call.args[4]) if len(call.args) > 4 else (1,) * len(axes)
-    for axis, b, e, s in zip(axes, begin, end, strides, strict=True):
-        start, _, _ = slice(b, e, s).indices(shape[axis])
-        g = place_slice(bb, g, axis % len(shape), shape[axis], min(start, shape[axis] - shape_of(g)[axis]), s)
-    return [g, *(no_grad(a) for a in call.args[1:])]
-
-
-def _take(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
-    """Constant indices: every ascending range placed among zeros, added in order."""
-    x, indices = call.args
-    array = indices.value.numpy() if isinstance(indices, GenericConst) else None
-    if array is None:
-        raise UnsupportedOperatorError(
-            "relax.take", where=str(var.name), found="indices that are computed or given at run time", expected="constant indices"
-        )
-    flat = [math.prod(shape_of(x))] if call.attrs.axis is None else shape_of(x)
-    axis = integer(call.attrs.axis or 0) % len(flat)
-    g = bb.emit(op.reshape(g, [*flat[:axis], array.size, *flat[axis + 1 :]]))
-    total, done = None, 0
-    for start, count, stride in runs([int(i) % flat[axis] for i in array.reshape(-1)]):
-        part = bb.emit(op.strided_slice(g, [axis], [done], [done + count], [1]))
-        placed = place_slice(bb, part, axis, flat[axis], start, stride)
-        total = placed if total is None else bb.emit(op.add(total, placed))
-        done += count
-    return [op.reshape(total, shape_of(x)), no_grad(indices)]
-
-
-def _stack(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
-    parts = call.args[0].ty.fields
-    axis = integer(call.attrs.axis or 0) % (len(shape_of(var)))
-    pieces = bb.emit(op.split(g, len(parts), axis)) if len(parts) > 1 else None
-    shape = [n for a, n in enumerate(shape_of(var)) if a != axis]
-    split = [g] if pieces is None else [relax.TupleGetItem(pieces, k) for k in range(len(parts))]
-    return [relax.Tuple([bb.emit(op.reshape(piece, shape)) for piece in split])]
-
-
-def _repeated(inner: bool) -> Gradient:
-    """tile, or repeat (``inner``): the sum over the copies."""
-
-    def gradient(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
-        (x,) = call.args
-        shape = shape_of(x)
-        if not inner:
-            repeats = list(integers(call.attrs.repeats))
-        else:
-            shape = [math.prod(shape)] if call.attrs.axis is None else shape
-            repeats = [1] * len(shape)
-            repeats[integer(call.attrs.axis or 0)] = integer(call.attrs.repeats)
-        rank = max(len(repeats), len(shape))
-        repeats = [1] * (rank - len(repeats)) + repeats
-        shape = [1] * (rank - len(shape)) + shape
-        pairs = [(n, r) if inner else (r, n) for n, r in zip(shape, repeats, strict=True)]
-        split = op.reshape(g, [n for pair in pairs for n in pair])
-        copies = op.sum(split, [2 * k + inner for k in range(rank)], False)
-        return [op.reshape(copies, shape_of(x))]
-
-    return gradient
-
-
-def _pad(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
-    (x,) = call.args
-    widths = integers(call.attrs.pad_width)
-    axes = [a for a in range(len(shape_of(x))) if widths[2 * a] or widths[2 * a + 1]]
-    if not axes:
-        return [g]
-    starts = [widths[2 * a] for a in axes]
-    stops = [widths[2 * a] + shape_of(x)[a] for a in axes]
-    return [op.strided_slice(g, axes, starts, stops, [1] * len(axes))]
-
-
-def _triangle(function: Callable[[Expr, Any], Expr]) -> Gradient:
-    def gradient(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
-        return [function(g, call.args[1]), no_grad(call.args[1])]
-
-    return gradient
-
-
 # ---- reductions -----------------------------------------------------------------------------------------------------
 
 
@@ -316,10 +210,28 @@ def _layer_norm(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
     scaled = g
     if bool(call.attrs.scale):
         scaled = bb.emit(op.multiply(g, op.reshape(gamma, [n if a in axes else 1 for a, n in enumerate(shape)])))
-    inner = op.subtract(op.subtract(scaled, op.mean(scaled, axes, True)), op.multiply(y, op.mean(op.multiply(scaled, y), axes, True)))
+    along = op.multiply(y, op.mean(op.multiply(scaled, y), axes, True))
+    inner = op.subtract(op.subtract(scaled, op.mean(scaled, axes, True)), along)
     dgamma = op.reshape(op.sum(op.multiply(g, y), rest, False) if rest else op.multiply(g, y), shape_of(gamma))
     dbeta = op.reshape(op.sum(g, rest, False) if rest else g, shape_of(beta))
     return [op.divide(inner, s), dgamma, dbeta]
+
+
+def _batch_normalise(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
+    """With y = (x - mean) / s: dx = (gamma / s) * ((g - dbeta / n) - y * (dgamma / n)), dgamma = sum(g * y), dbeta = sum(g)."""
+    x, gamma, beta = call.args
+    shape = shape_of(x)
+    axes = [0, *range(2, len(shape))]
+    beside = [1, shape[1], *[1] * (len(shape) - 2)]
+    n = _c(math.prod(shape[a] for a in axes), x)
+    centred = bb.emit(op.subtract(x, op.mean(x, axes, True)))
+    variance = op.mean(op.multiply(centred, centred), axes, True)
+    s = bb.emit(op.sqrt(op.add(variance, _c(float(attrs_of(call)["epsilon"]), x))))
+    y = bb.emit(op.divide(centred, s))
+    dgamma, dbeta = bb.emit(op.sum(op.multiply(g, y), axes, True)), bb.emit(op.sum(g, axes, True))
+    inner = op.subtract(op.subtract(g, op.divide(dbeta, n)), op.multiply(y, op.divide(dgamma, n)))
+    dx = op.multiply(op.divide(op.reshape(gamma, beside), s), inner)
+    return [dx, op.reshape(dgamma, shape_of(gamma)), op.reshape(dbeta, shape_of(beta))]
 
 
 GRADIENTS: dict[str, Gradient] = {
@@ -339,23 +251,24 @@ GRADIENTS: dict[str, Gradient] = {
     "relax.maximum": _extremum(op.less),
     "relax.minimum": _extremum(op.greater),
     "relax.astype": _astype,
-    "relax.squeeze": _reshaped,
-    "relax.expand_dims": _reshaped,
-    "relax.flatten": _reshaped,
-    "relax.nn.batch_flatten": _reshaped,
-    "relax.strided_slice": _strided_slice,
-    "relax.take": _take,
-    "relax.stack": _stack,
-    "relax.tile": _repeated(inner=False),
-    "relax.repeat": _repeated(inner=True),
-    "relax.nn.pad": _pad,
-    "relax.tril": _triangle(op.tril),
-    "relax.triu": _triangle(op.triu),
+    "relax.squeeze": shapes.reshaped,
+    "relax.expand_dims": shapes.reshaped,
+    "relax.flatten": shapes.reshaped,
+    "relax.nn.batch_flatten": shapes.reshaped,
+    "relax.strided_slice": shapes.strided_slice,
+    "relax.take": shapes.take,
+    "relax.stack": shapes.stack,
+    "relax.tile": shapes.repeated(inner=False),
+    "relax.repeat": shapes.repeated(inner=True),
+    "relax.nn.pad": shapes.pad,
+    "relax.tril": shapes.triangle(op.tril),
+    "relax.triu": shapes.triangle(op.triu),
     "relax.max": _extremum_reduction,
     "relax.min": _extremum_reduction,
     "relax.variance": _variance,
     "relax.std": _std,
     "relax.nn.layer_norm": _layer_norm,
+    "gensyn.batch_normalise": _batch_normalise,
     **{f"relax.nn.conv{n}d": conv for n in (1, 2, 3)},
     **{f"relax.nn.max_pool{n}d": max_pool for n in (1, 2, 3)},
     **{f"relax.nn.avg_pool{n}d": avg_pool for n in (1, 2, 3)},

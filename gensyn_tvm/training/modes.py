@@ -96,22 +96,18 @@ def _per_channel(e: Emitter, values: Expr, rank: int) -> Expr:
     return e(op.reshape(values, [1, shape_of(values)[0], *[1] * (rank - 2)]))
 
 
-def _scale_and_shift(e: Emitter, centred: Expr, variance: Expr, gamma: Expr, beta: Expr, epsilon: float) -> Expr:
-    """(centred / sqrt(variance + epsilon)) * gamma + beta"""
-    rank = len(shape_of(centred))
-    y = e.div(centred, e(op.sqrt(e.add(variance, epsilon))))
-    return e.add(e.mul(y, _per_channel(e, gamma, rank)), _per_channel(e, beta, rank))
-
-
 def _normalise_running(e: Emitter, call: Any, args: Sequence[Expr]) -> tuple[Expr, Expr, Expr]:
+    """((x - mean) / sqrt(var + epsilon)) * gamma + beta"""
     x, gamma, beta, mean, var = args
     rank = len(shape_of(x))
     centred = e.sub(x, _per_channel(e, mean, rank))
-    y = _scale_and_shift(e, centred, _per_channel(e, var, rank), gamma, beta, float(ops.attrs_of(call)["epsilon"]))
+    s = e(op.sqrt(e.add(_per_channel(e, var, rank), float(ops.attrs_of(call)["epsilon"]))))
+    y = e.add(e.mul(e.div(centred, s), _per_channel(e, gamma, rank)), _per_channel(e, beta, rank))
     return y, mean, var
 
 
 def _normalise_batch(e: Emitter, call: Any, args: Sequence[Expr]) -> tuple[Expr, Expr, Expr]:
+    """The statistics are written again for the running ones; the freeze shares them with ``gensyn.batch_normalise``."""
     x, gamma, beta, mean, var = args
     attrs = ops.attrs_of(call)
     shape = shape_of(x)
@@ -129,7 +125,7 @@ def _normalise_batch(e: Emitter, call: Any, args: Sequence[Expr]) -> tuple[Expr,
     batch_mean = e(op.mean(x, axes, True))
     centred = e.sub(x, batch_mean)
     squares = e(op.sum(e.mul(centred, centred), axes, True))
-    y = _scale_and_shift(e, centred, e.div(squares, count), gamma, beta, float(attrs["epsilon"]))
+    y = e(ops.batch_normalise(x, gamma, beta, epsilon=float(attrs["epsilon"])))
     momentum = float(attrs["momentum"])
     return y, _running(e, mean, batch_mean, momentum), _running(e, var, e.div(squares, divisor), momentum)
 

@@ -1,7 +1,8 @@
 """Relax operators of our own that exist before the freeze.
 
 ``gensyn.batch_norm`` and ``gensyn.dropout`` mean different things in training and in inference; a frontend emits them once
-and ``training.modes`` rewrites them. ``gensyn.random_bits`` and the ``gensyn.*_backward*`` operators are canonical operators
+and ``training.modes`` rewrites them. ``gensyn.batch_normalise`` is batch normalisation in training as one operator, for the
+sake of its gradient. ``gensyn.random_bits`` and the ``gensyn.*_backward*`` operators are canonical operators
 that stock Relax lacks; gradients are made of them.
 """
 
@@ -56,6 +57,11 @@ def batch_norm(
 def dropout(x: Expr, *, p: float) -> Expr:
     """Each element is 0 with probability p, else multiplied by 1 / (1 - p), in training; the identity in inference."""
     return _call("gensyn.dropout", [x], p=float(p))
+
+
+def batch_normalise(x: Expr, gamma: Expr, beta: Expr, *, epsilon: float) -> Expr:
+    """((x - mean) / sqrt(variance + epsilon)) * gamma + beta with the batch's statistics over every axis of x but 1."""
+    return _call("gensyn.batch_normalise", [x, gamma, beta], epsilon=float(epsilon))
 
 
 def random_bits(seed: Expr, step: Expr, *, op_id: int, shape: tuple[int, ...]) -> Expr:
@@ -119,6 +125,7 @@ def _avg_pool_backward_type(call: Any, _builder: Any) -> Any:
 
 _TYPES = {
     "gensyn.batch_norm": (5, _batch_norm_type),
+    "gensyn.batch_normalise": (3, lambda call, _builder: call.args[0].ty),
     "gensyn.dropout": (1, lambda call, _builder: call.args[0].ty),
     "gensyn.random_bits": (2, _random_bits_type),
     "gensyn.conv_backward_data": (2, _conv_backward_data_type),

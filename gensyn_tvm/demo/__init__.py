@@ -1,0 +1,1 @@
+"""The demonstration: two models train on real data and give the same bits in every configuration."""
