@@ -46,10 +46,14 @@ def lowering_for(*, has_fma: bool) -> Iterator[None]:
 
 
 def _body(call: Any) -> tuple[Body, str, list[Expr]]:
-    """A body for the call's lanes, the element dtype of its first argument, and its arguments bound to names."""
+    """A body for the call's lanes, the element dtype of its first argument, and its arguments bound to names.
+
+    Booleans are not bound, because TVM's analyzer fails on vectors of them; no row uses one twice.
+    """
     dtype = exact.dtype_of(call.args[0])
     body = Body(exact.lanes_of(dtype), has_fma=_HAS_FMA.get())
-    return body, exact.element_of(dtype), [body.let(a) for a in call.args]
+    element = exact.element_of(dtype)
+    return body, element, list(call.args) if element == "bool" else [body.let(a) for a in call.args]
 
 
 def _fence(expr: Expr) -> Expr:

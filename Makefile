@@ -1,0 +1,42 @@
+# make demo    train two models and show that the bits agree everywhere
+# make test    run the tests
+# Both create .venv and install what is missing; afterwards they need no network.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Names the Python that the environment was made for; newer pyproject.toml or setup.py reinstall.
+STAMP := $(VENV)/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint typecheck wheel prove clean
+
+demo: $(STAMP)
+	"$(BIN)/python" -m gensyn_tvm.cli demo
+
+test: $(STAMP)
+	"$(BIN)/python" -m pytest -n 2
+
+lint: $(STAMP)
+	"$(BIN)/python" -m ruff check .
+	"$(BIN)/python" -m ruff format --check .
+
+typecheck: $(STAMP)
+	"$(BIN)/python" -m mypy
+
+wheel: $(STAMP)
+	"$(BIN)/python" -m build --no-isolation
+
+# All 2^32 inputs of every elementary function: hours, so no part of test.
+prove: $(STAMP)
+	"$(BIN)/python" scripts/prove_elementary.py
+
+clean:
+	rm -rf "$(VENV)" build dist demo-output *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(STAMP): pyproject.toml setup.py
+	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --upgrade "pip>=24" "setuptools>=77.0.3"
+	"$(BIN)/python" -m pip install torch==2.13.0
+	"$(BIN)/python" -m pip install --no-build-isolation -e ".[onnx,torch,demo,dev]"
+	touch "$(STAMP)"

@@ -1,0 +1,27 @@
+"""Package layout; everything else is in pyproject.toml.
+
+The folders ``frontends`` and ``schedules`` at the root are installed as ``gensyn_tvm.frontends`` and
+``gensyn_tvm.schedules``. Inside ``gensyn_tvm`` two relative symlinks of the same names let a plain checkout, editors and
+type checkers find them; packaging goes by the real folders.
+"""
+
+from setuptools import find_packages, setup
+
+MAPPED = ("frontends", "schedules")
+
+
+def packages() -> list[str]:
+    """Every package once, whether or not the checkout has the symlinks."""
+    names = {"gensyn_tvm", *(f"gensyn_tvm.{p}" for p in find_packages("gensyn_tvm"))}
+    for folder in MAPPED:
+        names.add(f"gensyn_tvm.{folder}")
+        names.update(f"gensyn_tvm.{folder}.{p}" for p in find_packages(folder))
+    return sorted(names)
+
+
+setup(
+    packages=packages(),
+    package_dir={"gensyn_tvm": "gensyn_tvm", **{f"gensyn_tvm.{folder}": folder for folder in MAPPED}},
+    package_data={"": ["*.json", "*.npz", "py.typed"]},
+    include_package_data=False,
+)
