@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test lint typecheck wheel prove clean
 
 demo: $(STAMP)
-	"$(BIN)/python" -m gensyn_tvm.cli demo
+	"$(BIN)/gensyn-tvm" demo
 
 test: $(STAMP)
 	"$(BIN)/python" -m pytest -n 2
@@ -36,7 +36,7 @@ clean:
 
 $(STAMP): pyproject.toml setup.py
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --upgrade "pip>=24" "setuptools>=77.0.3"
+	"$(BIN)/python" -m pip install "pip>=24" "setuptools>=77.0.3"
 	"$(BIN)/python" -m pip install torch==2.13.0
 	"$(BIN)/python" -m pip install --no-build-isolation -e ".[onnx,torch,demo,dev]"
 	touch "$(STAMP)"

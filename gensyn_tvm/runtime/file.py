@@ -144,7 +144,9 @@ def read_gtvm(path: str | os.PathLike[str]) -> Contents:
             with zipfile.ZipFile(stream) as archive:
                 return _read(archive, where)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        _refuse(where, f"a path that cannot be opened ({error.strerror})", "a readable .gtvm file", "check the path", cause=error)
+        _refuse(
+            where, f"a path that cannot be opened ({error.strerror})", "a readable .gtvm file", "check the path", cause=error
+        )
     except (InvalidProgramError, UnsupportedOperatorError) as error:
         _refuse(where, f"a program that is not valid: {error}", "a canonical graph that this version executes", cause=error)
     except RecursionError as error:

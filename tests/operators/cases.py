@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,14 @@ SPECIAL32 = np.array(
     [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754942e-38, -1.1754944e-38, 3.4028235e38, -3.4028235e38]
     + [1.0, -1.0, 0.5, 2.5, -2.5, 1.0000001, 8388607.5, 16777216.0, 2147483648.0, -2147483904.0, 9.3e18, 1e-20, 88.7, -103.9],
     np.float32,
+)
+
+_LARGEST64, _SMALLEST_NORMAL64 = float(np.finfo(np.float64).max), float(np.finfo(np.float64).tiny)
+SPECIAL64 = np.concatenate(
+    [
+        SPECIAL32.astype(np.float64),
+        [5e-324, -5e-324, 1e-310, -1e-310, _SMALLEST_NORMAL64, _LARGEST64, -_LARGEST64, 1e300, 4503599627370495.5, 2.0**63],
+    ]
 )
 
 
@@ -47,10 +54,12 @@ def array(t: TensorType, rng: np.random.Generator, *, special: bool) -> np.ndarr
         values = rng.integers(info.min, info.max, t.shape, dtype=t.dtype, endpoint=True)
         return np.where(rng.random(t.shape) < 0.5, values, rng.integers(0, 5, t.shape)).astype(t.dtype)
     mantissa = rng.standard_normal(t.shape)
-    scale = np.exp2(rng.integers(-140, 127, t.shape)) if special else 1.0
+    low, high = (-140, 127) if t.dtype == "float32" else (-1065, 1020)
+    scale = np.exp2(rng.integers(low, high, t.shape)) if special else 1.0
     values = np.where(rng.random(t.shape) < 0.7, mantissa, mantissa * scale)
     if special:
-        picks = SPECIAL32.astype(np.float64)[rng.integers(0, len(SPECIAL32), t.shape)]
+        menu = SPECIAL32.astype(np.float64) if t.dtype == "float32" else SPECIAL64
+        picks = menu[rng.integers(0, len(menu), t.shape)]
         values = np.where(rng.random(t.shape) < 1 / 7, picks, values)
     with np.errstate(all="ignore"):
         return np.asarray(values).astype(t.dtype)
@@ -186,7 +195,40 @@ def _movement() -> list[Case]:
     ]
 
 
-CASES: list[Case] = _simple() + _reductions() + _products() + _pools() + _movement()
+def _large() -> list[Case]:
+    """Enough work for every kind of schedule to use threads."""
+    conv = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1}
+    pool = {"kernel": (3, 3), "strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilations": (1, 1)}
+    image = ((4, 6, 30, 31), F)
+    return [
+        Case("large-tanh", "tanh", (((61, 499), F),), {}),
+        Case("large-add", "add", (((131, 499), F), ((131, 1), F)), {}),
+        Case("large-sum-inner", "sum", (((129, 1040), F),), {"axes": (1,), "keepdims": False}, special=False),
+        Case("large-sum-outer", "sum", (((1040, 136), F),), {"axes": (0,), "keepdims": True}, special=False),
+        Case("large-sum-all", "sum", (((70001,), F),), {"axes": (0,), "keepdims": False}, special=False),
+        Case("large-reduce_max", "reduce_max", (((97, 700), F),), {"axes": (1,), "keepdims": False}),
+        Case("large-argmin", "argmin", (((97, 700), F),), {"axes": (1,), "keepdims": False}),
+        Case("large-matmul", "matmul", (((70, 1100), F), ((1100, 90), F)), {}, special=False),
+        Case("large-conv", "conv", (image, ((20, 6, 3, 3), F)), conv, special=False),
+        Case("large-max_pool", "max_pool", (image,), pool),
+        Case("large-avg_pool", "avg_pool", (image,), {**pool, "count_include_pad": False}, special=False),
+        Case("large-transpose", "transpose", (((40, 50, 33), F),), {"perm": (2, 1, 0)}),
+        Case("large-random_bits", "random_bits", (((), "int64"), ((), "int64")), {"op_id": 2**32 - 1, "shape": (3, 7001)}),
+    ]
+
+
+#: By family, so that tests can share the work of compiling.
+FAMILIES: dict[str, list[Case]] = {
+    "elementwise": [c for c in _simple() if c.op != "cast"],
+    "casts": [c for c in _simple() if c.op == "cast"],
+    "reductions": _reductions(),
+    "products": _products(),
+    "pools": _pools(),
+    "movement": _movement(),
+    "large": _large(),
+}
+
+CASES: list[Case] = [case for family in FAMILIES.values() for case in family]
 
 
 def bundle(cases: list[Case]) -> tuple[Graph, dict[str, np.ndarray]]:
@@ -205,6 +247,3 @@ def bundle(cases: list[Case]) -> tuple[Graph, dict[str, np.ndarray]]:
         builder.source = case.name
         builder.add_output(f"y{k}", builder.emit(case.op, *values, **case.attrs))
     return builder.finish(), given
-
-
-Check = Callable[[Case, np.ndarray], None]

@@ -336,7 +336,10 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "program not utf-8": (with_member(PROGRAM, b"\xff\xfe"), "program.json is not UTF-8"),
     "program nested deeply": (with_member(PROGRAM, b'{"a":' * 50_000 + b"1" + b"}" * 50_000), "not valid JSON|too deeply"),
     "program of other numerics": (with_program(lambda p: p.update(numerics="9")), "numerics version '9'"),
-    "program with an unknown operator": (with_program(lambda p: p["nodes"][0].update(op="evil")), "unsupported operator 'evil'"),
+    "program with an unknown operator": (
+        with_program(lambda p: p["nodes"][0].update(op="evil")),
+        "unsupported operator 'evil'",
+    ),
     "program with another shape": (with_program(lambda p: p["inputs"][0].update(shape=[5, 3])), "program that is not valid"),
     "parameters garbage": (with_member(PARAMS, b"\xff" * 64), "params.safetensors cannot be read"),
     "parameters empty": (with_member(PARAMS, b""), "params.safetensors cannot be read"),
@@ -395,7 +398,9 @@ def test_no_truncation_is_accepted(tmp_path: Path, good: bytes) -> None:
             read_gtvm(path)
 
 
-def test_damage_is_found_before_anything_large_is_allocated(tmp_path: Path, good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_is_found_before_anything_large_is_allocated(
+    tmp_path: Path, good: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A member larger than the manifest says is refused by its declared size: no byte of it is decompressed."""
     opened: list[str] = []
     original = file._bounded

@@ -1,0 +1,293 @@
+"""The command line ``gensyn-tvm``: it parses, calls, and prints.
+
+Exit codes: 0 success, 1 an error that the message explains, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gensyn_tvm import __version__
+from gensyn_tvm.errors import GensynError, InputError
+
+Result = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        code = options.command(options)
+        # Here, so that a reader that has gone away is noticed inside the try.
+        sys.stdout.flush()
+        return int(code)
+    except (GensynError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        _print_error(error, as_json=options.json)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar of the command line."""
+    top = argparse.ArgumentParser(
+        prog="gensyn-tvm", description="Compile, train and run models with the same bits on every machine."
+    )
+    top.add_argument("--version", action="version", version=f"gensyn-tvm {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        sub.add_argument("--json", action="store_true", help="print one JSON object for machines")
+        return sub
+
+    model = "an .onnx file, or file.py:function that returns (torch module, example inputs); the file is executed"
+    sub = command("import", _import, "Save a model as a .gtvm file without compiling it.")
+    sub.add_argument("model", help=model)
+    _add_shapes(sub)
+    _add_output(sub, "the .gtvm file to write")
+
+    sub = command("train", _train, "Train a model on arrays.")
+    sub.add_argument("model", help=model)
+    sub.add_argument("--data", required=True, metavar="NPZ", help="samples: x (or the inputs by name) and y")
+    sub.add_argument("--loss", default="cross_entropy", choices=("cross_entropy", "mean_squared_error"))
+    sub.add_argument("--optimizer", default="adamw", choices=("sgd", "adam", "adamw"))
+    sub.add_argument("--lr", type=float, help="learning rate; the optimizer's default if left out")
+    sub.add_argument("--epochs", type=int, default=1)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--target", default="native")
+    sub.add_argument("--threads", type=int)
+    sub.add_argument("--checkpoint", metavar="GTVM", help="also save the training step with its whole state")
+    _add_shapes(sub)
+    _add_output(sub, "the .gtvm file to write: the trained model for inference")
+
+    sub = command("compile", _compile, "Compile a model or a .gtvm file for one or more targets.")
+    sub.add_argument("model", help=f"a .gtvm file, {model}")
+    sub.add_argument("--target", action="append", help="native, x86-64, x86-64-v3, x86-64-v4 or c; may be given again")
+    _add_shapes(sub)
+    _add_output(sub, "the .gtvm file to write")
+
+    sub = command("run", _run, "Run a compiled .gtvm file.")
+    sub.add_argument("file", help="the .gtvm file")
+    sub.add_argument("inputs", nargs="+", help="one .npz file with inputs by name, or .npy files by position")
+    sub.add_argument("--target", help="which library of the file; the best for this machine if left out")
+    sub.add_argument("--threads", type=int)
+    _add_output(sub, "the .npz file to write", required=False)
+
+    sub = command("inspect", _inspect, "Show the canonical graph, any phase's IR, or the generated code.")
+    sub.add_argument("model", help=f"a .gtvm file, {model}")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--phase", help="IR after a phase of the compiler; an unknown name lists them")
+    what.add_argument("--code", action="store_true", help="generated assembly, or C for target c")
+    sub.add_argument("--target", default="native")
+    _add_shapes(sub)
+
+    command("doctor", _doctor, "Say what this machine can build and run, and whether its arithmetic is sound.")
+    sub = command("demo", _demo, "Train two models and compare the bits of every configuration.")
+    _add_output(sub, "folder for the plot and the report", required=False, default="demo-output")
+    return top
+
+
+def _add_shapes(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--shape", action="append", type=_shape, metavar="NAME=N,…", help="shape of an ONNX input; may be given again"
+    )
+    sub.add_argument("--batch", type=int, metavar="N", help="batch size, where the model leaves it open")
+
+
+def _add_output(sub: argparse.ArgumentParser, text: str, *, required: bool = True, default: str | None = None) -> None:
+    sub.add_argument("-o", "--output", required=required, default=default, help=text)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, extents = text.rpartition("=")
+    try:
+        if not name:
+            raise ValueError("no name")
+        return name, tuple(int(e) for e in extents.split(",") if e)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a name and integers, like image=64,1,8,8") from None
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+def _import(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands
+    from gensyn_tvm.canonical import serialise
+    from gensyn_tvm.runtime.packaging import save_source
+
+    with _busy("importing", options):
+        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+        save_source(Path(options.output), source)
+    return _show(options, {"output": options.output, "program": serialise.digest(source.graph)})
+
+
+def _train(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands
+    from gensyn_tvm.compiler import compile
+    from gensyn_tvm.runtime.packaging import save_executables
+
+    with _busy("importing", options):
+        program = commands.load_model(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+        data = commands.load_arrays(options.data)
+    names = ("loss", "optimizer", "lr", "epochs", "seed", "target", "threads")
+    settings = commands.TrainingOptions(**{name: getattr(options, name) for name in names})
+    with _progress("training", options) as report:
+        trained = commands.train_model(program, data, settings, report)
+    with _busy("saving", options):
+        model = compile(trained.model, options.target, threads=options.threads)
+        model.save(options.output)
+        if options.checkpoint:
+            save_executables(Path(options.checkpoint), [trained.step], trained.state)
+    result: Result = {
+        "output": options.output,
+        "program": model.digest,
+        "training_program": trained.step.digest,
+        "steps": trained.state.step,
+        "first_loss": trained.losses[0],
+        "last_loss": trained.losses[-1],
+        "weights": trained.state.digest(),
+    }
+    return _show(options, {**result, "checkpoint": options.checkpoint} if options.checkpoint else result)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands
+    from gensyn_tvm.compiler import compile
+    from gensyn_tvm.runtime.packaging import save_executables
+    from gensyn_tvm.targets.cpu import resolve_target
+
+    with _busy("importing", options):
+        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+    targets = list({resolve_target(t).name: None for t in options.target or ["native"]})
+    executables = []
+    with _progress("compiling", options) as report:
+        report(0, len(targets), None)
+        for done, target in enumerate(targets, 1):
+            executables.append(compile(source, target))
+            report(done, len(targets), None)
+    save_executables(Path(options.output), executables)
+    return _show(options, {"output": options.output, "program": executables[0].digest, "targets": targets})
+
+
+def _run(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from gensyn_tvm import commands, load
+    from gensyn_tvm.evidence.digests import array_digest, state_digest
+
+    exe = load(options.file, target=options.target, threads=options.threads)
+    with _busy("running", options):
+        outputs = commands.run_file(exe, options.inputs)
+    if options.output:
+        # A stream, because savez would append .npz to other names.
+        with open(options.output, "wb") as stream:
+            np.savez(stream, allow_pickle=False, **outputs)
+    result: Result = {"program": exe.digest, "target": exe.target, "threads": exe.threads, "outputs": state_digest(outputs)}
+    for name, array in outputs.items():
+        result[f"output {name}"] = f"{array.dtype}{list(array.shape)} {array_digest(array)}"
+    return _show(options, {**result, "output": options.output} if options.output else result)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands
+    from gensyn_tvm.canonical import serialise
+
+    with _busy("reading", options):
+        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+        phase = "code" if options.code else options.phase
+        if phase:
+            from gensyn_tvm.compiler import phases
+
+            texts = phases(source.graph, options.target)
+            if phase not in texts:
+                raise InputError(f"unknown phase {phase!r}; expected one of {', '.join(texts)}")
+    if phase:
+        print(json.dumps({"phase": phase, "target": options.target, "text": texts[phase]}) if options.json else texts[phase])
+    elif options.json:
+        print(serialise.dumps(source.graph))
+    else:
+        print(f"digest {serialise.digest(source.graph)}")
+        print(commands.listing(source.graph))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gensyn_tvm import doctor
+
+    with _busy("examining this machine", options):
+        checks = doctor.examine()
+    print(doctor.as_json(checks) if options.json else doctor.as_text(checks))
+    return 1 if any(check.status == "fail" for check in checks) else 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from gensyn_tvm.demo import main as demo
+
+    return int(demo(Path(options.output), options.json))
+
+
+# ---- printing -------------------------------------------------------------------------------------------------------
+
+
+def _show(options: argparse.Namespace, result: Result) -> int:
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    width = max(map(len, result))
+    for key, value in result.items():
+        print(f"{key:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
+    return 0
+
+
+def _print_error(error: Exception, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+    else:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _quiet(options: argparse.Namespace) -> bool:
+    return bool(options.json) or not sys.stderr.isatty()
+
+
+@contextmanager
+def _busy(text: str, options: argparse.Namespace) -> Iterator[None]:
+    """A moving bar on standard error while the body runs; nothing if nobody is watching."""
+    with _progress(text, options):
+        yield
+
+
+@contextmanager
+def _progress(text: str, options: argparse.Namespace) -> Iterator[Callable[[int, int, float | None], None]]:
+    """A progress bar on standard error; yields a function of (done, in all, loss)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bar = Progress(
+        *columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True, disable=_quiet(options)
+    )
+    with bar:
+        task = bar.add_task(text, total=None, note="")
+
+        def report(done: int, total: int, loss: float | None) -> None:
+            bar.update(task, completed=done, total=total, note="" if loss is None else f"loss {loss:.4f}")
+
+        yield report
+
+
+if __name__ == "__main__":
+    sys.exit(main())
