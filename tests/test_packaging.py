@@ -78,7 +78,7 @@ def wheel(sources: Path) -> Path:
 
 def modules(root: Path) -> set[str]:
     """Names as installed of all source files of the checkout; the symlinks inside the package are not followed."""
-    names = set()
+    names: set[str] = set()
     for top, prefix in (("gensyn_tvm", ""), ("frontends", "gensyn_tvm/"), ("schedules", "gensyn_tvm/")):
         for folder, _, files in os.walk(root / top):
             relative = Path(folder).relative_to(root).as_posix()

@@ -14,6 +14,10 @@ from rich.table import Table
 from gensyn_tvm.demo.run import PARTS, REQUIRED_ACCURACY, Report, run, write_json
 
 
+#: Width of the table where the terminal does not tell (a log file).
+_WIDTH = 110
+
+
 def plot_losses(report: Report, path: Path) -> None:
     """The loss of every training step as PNG."""
     import matplotlib
@@ -37,8 +41,9 @@ def plot_losses(report: Report, path: Path) -> None:
 def table(report: Report) -> Table:
     """Configuration, time and digest; a section for each thing that is compared."""
     result = Table(title=f"Same model, same data, same seed ({platform.machine()})", title_justify="left")
-    for heading, justify in (("model", "left"), ("by", "left"), ("configuration", "left"), ("seconds", "right")):
-        result.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    for heading in ("model", "by", "configuration"):
+        result.add_column(heading, no_wrap=True)
+    result.add_column("seconds", justify="right", no_wrap=True)
     result.add_column("SHA-256", no_wrap=True)
     keys = sorted({(r.model, r.what, r.who) for r in report.rows}, key=lambda k: (k[0], k[1], k[2] == "PyTorch"))
     for model, what, who in keys:
@@ -57,6 +62,8 @@ def main(output: Path, *, as_json: bool = False) -> int:
     Returns 0 if every one of our digests agrees and both models reach the accuracy, else 1.
     """
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, width=_WIDTH)
     output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     bar = Progress(SpinnerColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"), console=console)

@@ -332,7 +332,7 @@ def _decoded(data: bytes, name: str, where: str) -> str:
         _refuse(where, f"{name} is not UTF-8 ({error})", "UTF-8 text", cause=error)
 
 
-def _array_problem(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[str, str] | None:
+def _array_problem(graph: Graph, arrays: Mapping[str, Any]) -> tuple[str, str] | None:
     """(found, expected) of the first disagreement between arrays and the graph's state inputs."""
     wanted = {i.name: i.type for i in graph.inputs if i.role in STATE_ROLES}
     missing, extra = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted))

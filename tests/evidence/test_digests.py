@@ -11,7 +11,7 @@ from gensyn_tvm.evidence.digests import array_digest, state_digest
 
 def test_golden_digests_do_not_change() -> None:
     assert array_digest(np.zeros((), np.float32)) == "06431eca13bd9b72cc071f50a8c585a3c0962da72a53c5601b40f197879569f1"
-    state = {"b": np.array([1.5, -0.0], np.float32), "a": np.arange(6, dtype=np.int64).reshape(2, 3)}
+    state: dict[str, np.ndarray] = {"b": np.array([1.5, -0.0], np.float32), "a": np.arange(6, dtype=np.int64).reshape(2, 3)}
     assert state_digest(state) == "ce9f274b51c08319b707a31a43dd2cd7763c4d19fa1881de191bb2af058a8d20"
 
 

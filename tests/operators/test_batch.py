@@ -10,7 +10,7 @@ import pytest
 from gensyn_tvm.canonical.graph import GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 
-from .support import LEVELS, Configuration, assert_all_same, outputs
+from .support import LEVELS, NATIVE, Configuration, assert_all_same, outputs
 from .test_fused import CONV, batch_norm, dense_gelu, softmax
 
 FEATURES, CHANNELS, SIDE = 700, 6, 9
@@ -90,5 +90,5 @@ def test_batch_statistics_do_notice() -> None:
     numbers = {n: builder.add_input(n, "input", TensorType(a.shape, "float32")) for n, a in given.items()}
     for n in ("x4", "x5"):
         builder.add_output(n, batch_norm(builder, numbers[n], numbers["gain"], numbers["gain"])[0])
-    four, five = outputs(builder.finish(), given, Configuration(LEVELS[0] if LEVELS else "c", "fast"))[1]
+    four, five = outputs(builder.finish(), given, Configuration(NATIVE, "fast"))[1]
     assert (four != five[:4]).any()
