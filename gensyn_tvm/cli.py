@@ -234,9 +234,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from gensyn_tvm.demo import main as demo
+    from gensyn_tvm.demo.report import main as demo
 
-    return int(demo(Path(options.output), options.json))
+    return int(demo(Path(options.output), as_json=options.json))
 
 
 # ---- printing -------------------------------------------------------------------------------------------------------

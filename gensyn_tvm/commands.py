@@ -151,11 +151,13 @@ def load_arrays(path: str) -> dict[str, np.ndarray]:
         InputError: the file cannot be read or holds Python objects.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        # Our own stream: np.load leaves the file open if it is damaged.
+        with open(path, "rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"": loaded}
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             describe("arrays cannot be read", where=path, found=str(error), expected="a .npy or .npz file")

@@ -49,9 +49,7 @@ def spatial_and_reduction(sch: Any, block: Any) -> tuple[list[Any], list[Any]]:
 def calls_in(sch: Any, block: Any) -> list[str]:
     """Names of the operators called in a block."""
     names: list[str] = []
-    tvm_ffi.structural_walk(
-        sch.get(block).body, [(tvm.ir.Call, lambda call: names.append(str(getattr(call.op, "name", ""))))]
-    )
+    tvm_ffi.structural_walk(sch.get(block).body, [(tvm.ir.Call, lambda call: names.append(str(getattr(call.op, "name", ""))))])
     return names
 
 

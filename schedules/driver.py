@@ -6,7 +6,7 @@ from typing import Any
 
 import tvm
 
-from gensyn_tvm.errors import ScheduleError
+from gensyn_tvm.errors import ScheduleError, describe
 from gensyn_tvm.schedules.blocks import inline_maps
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
 from gensyn_tvm.targets.cpu import CpuTarget
@@ -15,12 +15,21 @@ from gensyn_tvm.targets.cpu import CpuTarget
 #: ``fast``: tiled, vectorised and parallel by the rules of the target's family.
 STYLES = ("none", "plain", "fast")
 
+#: What a rule may ask of TVM: primitives that leave the axes of reduction blocks as the variant declared them, which is
+#: what the order verifier goes by. Others (ReorderBlockIterVar, TransformBlockLayout, RFactor, Tensorize, …) redefine them.
+PRIMITIVES = frozenset(
+    {"GetSBlock", "GetLoops", "GetChildBlocks", "GetConsumers", "GetProducers", "GetOutputBlocks"}
+    | {"Split", "Fuse", "Reorder", "Parallel", "Vectorize", "Unroll", "AddUnitLoop"}
+    | {"ComputeAt", "ReverseComputeAt", "ComputeInline", "ReverseComputeInline", "CacheRead", "CacheWrite"}
+    | {"DecomposeReduction", "SetScope", "StorageAlign", "TransformLayout"}
+)
+
 
 def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> Any:
     """The scheduled PrimFunc.
 
     Raises:
-        ScheduleError: unknown style, or a block that no rule takes.
+        ScheduleError: unknown style, a block that no rule takes, or a primitive that is not one of ``PRIMITIVES``.
     """
     if style not in STYLES:
         raise ScheduleError(f"unknown schedule style {style!r}; expected one of {', '.join(STYLES)}")
@@ -31,4 +40,19 @@ def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> 
         inline_maps(sch)
     else:
         schedule_cpu(sch, target)
+    _check_primitives(name, sch)
     return sch.mod["main"].with_attrs(dict(function.attrs))
+
+
+def _check_primitives(name: str, sch: Any) -> None:
+    for instruction in sch.trace.insts:
+        if instruction.kind.name not in PRIMITIVES:
+            raise ScheduleError(
+                describe(
+                    "a schedule uses a primitive that may redefine the order of a reduction",
+                    where=f"kernel {name!r}",
+                    found=instruction.kind.name,
+                    expected=", ".join(sorted(PRIMITIVES)),
+                    remedy="write the schedule rule with these primitives",
+                )
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -14,7 +16,7 @@ WIDTHS = (64, 128, 64, 10)
 def build() -> onnx.ModelProto:
     """The model: ``image`` (batch, 64) -> ``logits`` (batch, 10)."""
     nodes, weights, value = [], [], "image"
-    for k, (fan_in, width) in enumerate(zip(WIDTHS[:-1], WIDTHS[1:], strict=True), start=1):
+    for k, (fan_in, width) in enumerate(itertools.pairwise(WIDTHS), start=1):
         weights.append(numpy_helper.from_array(initial_values((width, fan_in), fan_in, seed=200 + k), f"fc{k}.weight"))
         weights.append(numpy_helper.from_array(initial_values((width,), fan_in, seed=300 + k), f"fc{k}.bias"))
         last = k == len(WIDTHS) - 1

@@ -158,7 +158,7 @@ def test_train_then_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ("train", f"{folder}/model.py:small", "--data", folder / "data.npz", "--epochs", 3, "--lr", 0.05, "-o", out)
     first = call_json(capsys, *arguments, "--checkpoint", checkpoint, "--threads", 2)
     again = call_json(capsys, *arguments, "--threads", 1, "--target", "x86-64")
-    other = call_json(capsys, *arguments, "--seed", 1)
+    other = call_json(capsys, *arguments[:-1], tmp_path / "other.gtvm", "--seed", 1)
     assert first["steps"] == 36
     assert first["last_loss"] < first["first_loss"]
     assert {k: v for k, v in first.items() if k != "checkpoint"} == again

@@ -33,9 +33,7 @@ _REWRITTEN = {
 }
 
 
-def freeze(
-    module: Any, *, name: str, inputs: Sequence[tuple[str, str]], outputs: Sequence[tuple[str, bool]]
-) -> Graph:
+def freeze(module: Any, *, name: str, inputs: Sequence[tuple[str, str]], outputs: Sequence[tuple[str, bool]]) -> Graph:
     """The canonical graph of a module's function ``main``.
 
     Args:

@@ -227,7 +227,7 @@ def _matmul(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     a, b = inputs
     _need(a.dtype == b.dtype and a.is_float and a.rank >= 2 and b.rank >= 2, _show(inputs), "two float inputs of rank >= 2")
     _need(a.shape[-1] == b.shape[-2], _show(inputs), "equal inner extents")
-    return (TensorType(broadcast_shapes(a.shape[:-2], b.shape[:-2]) + (a.shape[-2], b.shape[-1]), a.dtype),)
+    return (TensorType((*broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype),)
 
 
 def window_extent(size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
@@ -318,7 +318,8 @@ def _pool(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 def _max_pool_backward(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     _arity(inputs, 2)
     dy, x = inputs
-    _need(dy.dtype == x.dtype and pool_output_shape(x.shape, attrs) == dy.shape, _show(inputs), "dy of the pool's output shape")
+    _need(dy.dtype == x.dtype and x.is_float, _show(inputs), "two float inputs of one dtype")
+    _need(pool_output_shape(x.shape, attrs) == dy.shape, _show(inputs), "dy of the pool's output shape")
     return (x,)
 
 
@@ -352,7 +353,9 @@ def _transpose(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 def _broadcast_to(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     _arity(inputs, 1)
     shape = _ints(attrs["shape"], None, "shape")
-    _need(broadcast_shapes(inputs[0].shape, shape) == shape, f"{_show(inputs)} to {shape}", "a shape that the input broadcasts to")
+    _need(
+        broadcast_shapes(inputs[0].shape, shape) == shape, f"{_show(inputs)} to {shape}", "a shape that the input broadcasts to"
+    )
     return (TensorType(shape, inputs[0].dtype),)
 
 
@@ -428,12 +431,12 @@ def _random_bits(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 
 NUMBERS = FLOATS + INTEGERS
-ARITHMETIC = FLOATS + ("int32", "int64", "uint32")
+ARITHMETIC = (*FLOATS, "int32", "int64", "uint32")
 
 RULES: dict[str, Rule] = {
     # elementwise, one input
-    "neg": _unary(FLOATS + ("int32", "int64")),
-    "abs": _unary(FLOATS + ("int32", "int64")),
+    "neg": _unary((*FLOATS, "int32", "int64")),
+    "abs": _unary((*FLOATS, "int32", "int64")),
     "sqrt": _unary(FLOATS),
     "floor": _unary(FLOATS),
     "ceil": _unary(FLOATS),

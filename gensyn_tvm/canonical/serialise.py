@@ -76,7 +76,9 @@ def loads(text: str | bytes) -> Graph:
 
 def from_json(data: Any) -> Graph:
     """Like ``loads``, from parsed JSON."""
-    top = _record(data, "program", format=str, format_version=int, numerics=str, name=str, inputs=list, nodes=list, outputs=list)
+    top = _record(
+        data, "program", format=str, format_version=int, numerics=str, name=str, inputs=list, nodes=list, outputs=list
+    )
     if top["format"] != FORMAT or top["format_version"] != FORMAT_VERSION:
         raise InvalidProgramError(
             f"not a program that this version reads: format {top['format']!r} version {top['format_version']!r}, "

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from gensyn_tvm.demo.run import PARTS, REQUIRED_ACCURACY, Report, run, write_json
 
-
 #: Width of the table where the terminal does not tell (a log file).
 _WIDTH = 110
 

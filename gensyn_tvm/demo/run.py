@@ -173,7 +173,11 @@ def interpreter_row(model: Model, step: TrainingStep, data: Digits, report: Repo
     start = time.perf_counter()
     for k, batch in enumerate(steps_of(model, data, INTERPRETED_STEPS)):
         values = {"seed": np.int64(0), "step": np.int64(k), "learning_rate": np.float32(step.learning_rate)}
-        given = {**state, **dict(zip(batch_names, batch, strict=True)), **{n: np.asarray(values[r]) for n, r in control.items()}}
+        given = {
+            **state,
+            **dict(zip(batch_names, batch, strict=True)),
+            **{n: np.asarray(values[r]) for n, r in control.items()},
+        }
         outputs = run_named(graph, given)
         state.update({name: value for (name, updates), value in outputs.items() if updates})
     seconds = time.perf_counter() - start

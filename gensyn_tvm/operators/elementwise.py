@@ -128,9 +128,7 @@ def elementwise(op: str) -> Callable[[str, Sequence[TensorType], TensorType, Att
         with kernel(name, inputs, output) as k:
 
             def value(index: Sequence[Expr]) -> Expr:
-                return SCALAR[op](
-                    *(load(b, broadcast_index(index, t.shape)) for b, t in zip(k.inputs, inputs, strict=True))
-                )
+                return SCALAR[op](*(load(b, broadcast_index(index, t.shape)) for b, t in zip(k.inputs, inputs, strict=True)))
 
             k.stage("map", k.output, output.shape, value)
         return k.result()

@@ -46,9 +46,7 @@ def transpose(name: str, inputs: Sequence[TensorType], output: TensorType, attrs
 def broadcast_to(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """NumPy broadcasting."""
     with kernel(name, inputs, output) as k:
-        k.stage(
-            "move", k.output, output.shape, lambda index: load(k.inputs[0], broadcast_index(index, inputs[0].shape))
-        )
+        k.stage("move", k.output, output.shape, lambda index: load(k.inputs[0], broadcast_index(index, inputs[0].shape)))
     return k.result()
 
 
@@ -92,9 +90,7 @@ def pad(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attr
 
         def value(index: Sequence[Expr]) -> Expr:
             place = [i - i64(lo) for i, (lo, _) in zip(index, attrs["padding"], strict=True)]
-            inside = all_of(
-                [tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(e))) for p, e in zip(place, t.shape, strict=True)]
-            )
+            inside = all_of([tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(e))) for p, e in zip(place, t.shape, strict=True)])
             return guarded(inside, load(k.inputs[0], place), load(k.inputs[1], []))
 
         k.stage("move", k.output, output.shape, value)

@@ -52,8 +52,7 @@ class Window:
     def window(self, element: Sequence[Expr], offset: Sequence[Expr]) -> tuple[list[Expr], Expr]:
         """The window whose element ``offset`` is the input position ``element``, and whether it exists."""
         tops = [
-            i + i64(lo) - j * i64(d)
-            for i, j, d, (lo, _) in zip(element, offset, self.dilations, self.padding, strict=True)
+            i + i64(lo) - j * i64(d) for i, j, d, (lo, _) in zip(element, offset, self.dilations, self.padding, strict=True)
         ]
         position = [tirx.floordiv(t, i64(s)) for t, s in zip(tops, self.strides, strict=True)]
         exists = [tirx.EQ(tirx.floormod(t, i64(s)), i64(0)) for t, s in zip(tops, self.strides, strict=True) if s > 1]
@@ -79,9 +78,7 @@ class Window:
 
     @staticmethod
     def _within(position: Sequence[Expr], shape: Sequence[int]) -> Expr:
-        return all_of(
-            [tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(e))) for p, e in zip(position, shape, strict=True)]
-        )
+        return all_of([tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(e))) for p, e in zip(position, shape, strict=True)])
 
 
 def _window_maximum(k: Kernel, x: Buffer, store: Buffer, shape: Sequence[int], w: Window, dtype: str) -> None:
@@ -143,9 +140,7 @@ def avg_pool(name: str, inputs: Sequence[TensorType], output: TensorType, attrs:
         def average(total: Expr, index: Sequence[Expr]) -> Expr:
             return exact.div(total, w.count(index[2:], include_pad=attrs["count_include_pad"], dtype=x.dtype))
 
-        lane_reduce(
-            k, output.shape, math.prod(w.kernel), x.dtype, element, average, lambda *index: list(index)
-        )
+        lane_reduce(k, output.shape, math.prod(w.kernel), x.dtype, element, average, lambda *index: list(index))
     return k.result()
 
 

@@ -288,9 +288,7 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
             image,
             gradient,
         )
-        emit_product(
-            k, product, lambda i: [i[0] // i64(columns), ravel(i[1:], [channels, *window]), i[0] % i64(columns)]
-        )
+        emit_product(k, product, lambda i: [i[0] // i64(columns), ravel(i[1:], [channels, *window]), i[0] % i64(columns)])
     return k.result()
 
 

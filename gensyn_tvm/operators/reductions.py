@@ -26,7 +26,9 @@ def halving_tree(lanes: Sequence[Expr], combine: Callable[[Expr, Expr], Expr]) -
     level = list(lanes)
     width = LANES // 2
     while width:
-        level = [combine(level[p], level[p + width]) if p + width < len(level) else level[p] for p in range(min(width, len(level)))]
+        level = [
+            combine(level[p], level[p + width]) if p + width < len(level) else level[p] for p in range(min(width, len(level)))
+        ]
         width //= 2
     return level[0]
 
@@ -276,9 +278,7 @@ def arg_extremum(*, largest: bool) -> Callable[[str, Sequence[TensorType], Tenso
             def first(o: Sequence[Expr], r: Sequence[Expr], acc: Expr) -> Expr:
                 return tirx.Min(acc, exact.select(wins(load(x, axes.join(o, r)), load(best, o)), r[0], never))
 
-            k.stage(
-                "fold", k.output, axes.outer, first, reduce=axes.inner, init=never, at=lambda *o: axes.place(o)
-            )
+            k.stage("fold", k.output, axes.outer, first, reduce=axes.inner, init=never, at=lambda *o: axes.place(o))
         return k.result()
 
     return build

@@ -3,7 +3,8 @@
 For each reduction block the loops around it are examined. With r the row-major rank of the block's reduction index, the
 kernel is accepted if, for fixed spatial indices, r strictly grows from one iteration to the next: no loop that r depends on
 is parallel, vectorised or bound to a thread, and each such loop's step in r is larger than everything the loops inside it
-can add. Spatial indices must not depend on those loops. What is refused names the block, the loop and the primitive.
+can add. Spatial indices must not depend on those loops, and every loop must move some index. What is refused names the block,
+the loop and the primitive. That the reduction axes themselves are still the variant's is up to ``schedules.driver``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from gensyn_tvm.errors import ScheduleError, describe
 _KINDS = {0: "serial", 1: "parallel", 2: "vectorize", 3: "unroll", 4: "bind"}
 _SEQUENTIAL = ("serial", "unroll")
 _REDUCTION = 2  # tirx.IterVar.CommReduce
+#: Statements without statements inside.
+_LEAVES = (tirx.BufferStore, tirx.Evaluate)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class _Walker:
             self.visit(stmt.then_case)
             if stmt.else_case is not None:
                 self.visit(stmt.else_case)
+        elif not isinstance(stmt, _LEAVES):
+            found = type(stmt).__name__
+            raise ScheduleError(f"kernel {self.kernel!r} contains a {found} statement; the order inside cannot be proved")
 
 
 def check_order(name: str, function: Any) -> None:
@@ -98,6 +104,10 @@ def _check_block(kernel: str, realize: Any, loops: list[_Loop]) -> None:
         rank = rank * tirx.IntImm("int64", _constant(v.dom.extent)) + tirx.Cast("int64", e)
     rank = analyzer.simplify(rank)
     used = _variables(rank)
+    for v in used:
+        if not any(loop.var.same_as(v) for loop in loops):
+            _refuse(kernel, block, None, f"reduction index {rank}, where {v} is no loop", "a function of the loops alone")
+    _check_repeated(kernel, block, [e for _, e in bindings], loops)
     involved = [loop for loop in loops if loop.extent > 1 and any(loop.var.same_as(v) for v in used)]
     for loop in involved:
         if loop.kind not in _SEQUENTIAL:
@@ -106,6 +116,14 @@ def _check_block(kernel: str, realize: Any, loops: list[_Loop]) -> None:
             if int(v.iter_type) != _REDUCTION and any(loop.var.same_as(u) for u in _variables(analyzer.simplify(e))):
                 _refuse(kernel, block, loop, f"spatial index {e} mixed with the reduction", "separate loops")
     _check_ascending(kernel, block, rank, involved, analyzer)
+
+
+def _check_repeated(kernel: str, block: Any, indices: list[Any], loops: list[_Loop]) -> None:
+    """A loop that no index of the block depends on would add every term again."""
+    used = [v for e in indices for v in _variables(e)]
+    for loop in loops:
+        if loop.extent > 1 and not any(loop.var.same_as(v) for v in used):
+            _refuse(kernel, block, loop, "a loop that no index of the block depends on", "every term exactly once")
 
 
 def _analyzer(loops: list[_Loop]) -> Any:

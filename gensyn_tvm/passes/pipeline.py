@@ -1,11 +1,11 @@
 """The compiler after the freeze, phase by phase. Nothing here may change a bit.
 
-    lift        canonical graph → Relax, one operator of ours for each node
-    legalise    each operator → its deterministic TIR variant
-    fuse        neighbouring kernels → one kernel
-    schedule    each kernel → loops for the target
-    verify      every reduction in canonical order, no arithmetic but the exact operators
-    lower       Relax → calls with planned memory
+lift        canonical graph → Relax, one operator of ours for each node
+legalise    each operator → its deterministic TIR variant
+fuse        neighbouring kernels → one kernel
+schedule    each kernel → loops for the target
+verify      every reduction in canonical order, no arithmetic but the exact operators
+lower       Relax → calls with planned memory
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def lower(module: Any) -> Any:
     return passes(module)
 
 
-def run_phases(
-    graph: Graph, target: CpuTarget, style: str, observe: Callable[[str, Any], None] | None = None
-) -> Any:
+def run_phases(graph: Graph, target: CpuTarget, style: str, observe: Callable[[str, Any], None] | None = None) -> Any:
     """The lowered module of a canonical graph; ``observe(phase, module)`` sees each phase's result."""
     see = observe or (lambda phase, module: None)
     with target.to_tvm():

@@ -165,7 +165,7 @@ class Executable:
 
     def _infer(self, *inputs: Any, **named: Any) -> Any:
         names = [i.name for i in self.graph.inputs if i.role not in STATE_ROLES]
-        if inputs and named or len(inputs) > len(names):
+        if (inputs and named) or len(inputs) > len(names):
             raise InputError(f"expected the inputs {', '.join(names)}, by position or by name")
         given = dict(zip(names, inputs, strict=False)) if inputs else named
         outputs = self.run({**given}, self.state.arrays)
@@ -226,9 +226,7 @@ class Executable:
             raise InputError(describe(f"program {self.graph.name!r} cannot run on these arrays", found=shown))
         return arguments
 
-    def save(
-        self, path: str | os.PathLike[str], *, state: State | None = None, others: Sequence[Executable] = ()
-    ) -> None:
+    def save(self, path: str | os.PathLike[str], *, state: State | None = None, others: Sequence[Executable] = ()) -> None:
         """Write a ``.gtvm`` file with the program and this library; completely or not at all.
 
         Args:

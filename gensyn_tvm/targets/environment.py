@@ -21,13 +21,12 @@ def add_environment_kernel(module: Any) -> Any:
 
     ``FE_DFL_ENV`` is the pointer -1 in glibc and musl; it clears flush-to-zero and denormals-are-zero too.
     """
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name(ENVIRONMENT_KERNEL)
-            T.func_attr({"global_symbol": ENVIRONMENT_KERNEL})
-            threads = T.arg("threads", tirx.Var("threads", "int32"))
-            with T.parallel(0, threads):
-                default = tirx.reinterpret("handle", tirx.IntImm("int64", -1))
-                T.evaluate(tirx.call_extern("int32", "fesetenv", default))
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name(ENVIRONMENT_KERNEL)
+        T.func_attr({"global_symbol": ENVIRONMENT_KERNEL})
+        threads = T.arg("threads", tirx.Var("threads", "int32"))
+        with T.parallel(0, threads):
+            default = tirx.reinterpret("handle", tirx.IntImm("int64", -1))
+            T.evaluate(tirx.call_extern("int32", "fesetenv", default))
     module[ENVIRONMENT_KERNEL] = builder.get()
     return module

@@ -225,9 +225,7 @@ def _check_loss(value: Expr) -> None:
         )
 
 
-def _with_optimizer(
-    program: Program, adjoint: Any, optimizer: Optimizer, state: Mapping[str, np.ndarray], metrics: int
-) -> Any:
+def _with_optimizer(program: Program, adjoint: Any, optimizer: Optimizer, state: Mapping[str, np.ndarray], metrics: int) -> Any:
     """(inputs, target, parameters, states, optimizer state, step, seed, learning rate) → all outputs of a step."""
     batch = [relax.Var(p.name, p.ty) for p in adjoint.params[:-2]]
     opt = {name: relax.Var(name, relax_type(TensorType(a.shape, a.dtype.name))) for name, a in state.items()}

@@ -1,10 +1,10 @@
 """Chunked products: a register tile of rows x vectors of columns, the fma chain of a chunk innermost.
 
-    for batch, columns / tile, rows / tile:          threads
-        for chunk:
-            tile = -0.0
-            for term: for row: for vector: tile = fma(left, right, tile)
-            total += tile
+for batch, columns / tile, rows / tile:          threads
+    for chunk:
+        tile = -0.0
+        for term: for row: for vector: tile = fma(left, right, tile)
+        total += tile
 """
 
 from __future__ import annotations

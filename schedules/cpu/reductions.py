@@ -45,10 +45,7 @@ def _lanes_contiguous(sch: Any, lanes: Any) -> bool:
     """Whether the lane index moves the innermost index of something that the block reads."""
     block = sch.get(lanes)
     lane = [v.var for v in block.iter_vars if int(v.iter_type) != 2][-1]
-    for region in block.reads:
-        if region.region and _uses(region.region[-1].min, lane):
-            return True
-    return False
+    return any(region.region and _uses(region.region[-1].min, lane) for region in block.reads)
 
 
 def _uses(expr: Any, var: Any) -> bool:

@@ -35,9 +35,7 @@ def initial(step: TrainingStep) -> Arrays:
     return {**step.parameters, **step.states, **step.optimizer_state}
 
 
-def advance(
-    step: TrainingStep, state: Arrays, batch: Arrays, count: int, **kwargs: Any
-) -> tuple[Arrays, Arrays]:
+def advance(step: TrainingStep, state: Arrays, batch: Arrays, count: int, **kwargs: Any) -> tuple[Arrays, Arrays]:
     """Next state and the shown outputs."""
     results = run_named(step.graph, {**state, **batch, **clock(count, lr=step.learning_rate, **kwargs)})
     return (
