@@ -169,7 +169,7 @@ def _roles(
 # ---- conversion -----------------------------------------------------------------------------------------------------
 
 
-class _Importer(ONNXGraphImporter):  # type: ignore[misc]
+class _Importer(ONNXGraphImporter):
     """TVM's importer with our converters; TVM's own fold constants with the host's arithmetic and have errors."""
 
     def __init__(

@@ -166,7 +166,7 @@ def arguments(node: torch.fx.Node, lookup: Callable[[Any], Any]) -> Arguments:
         source, index = node.args
         return SimpleNamespace(values=lookup(source), index=index, source=str(source))
     bound: dict[str, Any] = {}
-    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    for position, argument in enumerate(node.target._schema.arguments):
         if position < len(node.args):
             bound[argument.name] = node.args[position]
         elif argument.name in node.kwargs:

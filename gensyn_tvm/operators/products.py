@@ -269,12 +269,14 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
 
         def image(batch: Index, row: Expr, unit: Expr, inner: Index) -> Expr:
             channel, *offset = unravel(row, [channels, *window])
-            number, *position = [*unravel(unit, lines), *inner]
+            number, *line = unravel(unit, lines)
+            position = [*line, *inner]
             place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
             return load(source, [number, batch[0] * i64(channels) + channel, *place])
 
         def gradient(batch: Index, unit: Expr, inner: Index, column: Expr) -> Expr:
-            number, *position = [*unravel(unit, lines), *inner]
+            number, *line = unravel(unit, lines)
+            position = [*line, *inner]
             return load(k.inputs[1], [number, batch[0] * i64(columns) + column, *position])
 
         product = Product(

@@ -109,11 +109,10 @@ def load(path: str | os.PathLike[str], *, target: str | None = None, threads: in
 def _choose(libraries: Mapping[str, Library], target: str | None, path: str) -> Library:
     here = cpu_features()
     runnable = [name for name in _PREFERENCE if name in libraries and set(libraries[name].features) <= here]
-    if target is None and runnable:
-        return libraries[runnable[0]]
-    if target in runnable:
-        return libraries[target]
-    missing = set(libraries[target].features) - here if target in libraries else set()
+    chosen = target or next(iter(runnable), "")
+    if chosen in runnable:
+        return libraries[chosen]
+    missing = set(libraries[chosen].features) - here if chosen in libraries else set()
     raise TargetError(
         describe(
             "no library in the file runs on this machine" if target is None else f"target {target!r} cannot be loaded",

@@ -31,7 +31,8 @@ def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]
     for r in range(1, min(rows, _MAX_ROWS) + 1):
         for v in range(1, min(vectors, 4) + 1):
             if rows % r == 0 and vectors % v == 0 and r * v <= budget:
-                # Loads for each fma (the panel comes from the second-level cache), and a penalty for too few independent chains to hide the latency of fma.
+                # Loads for each fma (the panel comes from the second-level cache), and a penalty for too few
+                # independent chains to hide the latency of fma.
                 loads = (r + 3 * v) / (r * v) + max(0.0, 8 - r * v) * 0.25
                 if loads < best_loads:
                     best, best_loads = (r, v), loads

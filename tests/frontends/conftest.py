@@ -15,7 +15,7 @@ from gensyn_tvm.training.ops import attrs_of
 
 
 @relax.expr_functor.mutator
-class _Inference(relax.PyExprMutator):  # type: ignore[misc]
+class _Inference(relax.PyExprMutator):
     def visit_call_(self, call: Any) -> Any:
         call = self.visit_expr_post_order(call)
         name = getattr(call.op, "name", "")
