@@ -62,6 +62,11 @@ def _size(sch: Any, block: Any) -> int:
     return math.prod(int(v.dom.extent) for v in sch.get(block).iter_vars)
 
 
+def is_empty(sch: Any, block: Any) -> bool:
+    """Whether a block has no element to compute."""
+    return _size(sch, block) == 0
+
+
 def inline_maps(sch: Any) -> None:
     """Inline every elementwise stage into its consumers, unless that would repeat expensive arithmetic."""
     for block in live_blocks(sch):

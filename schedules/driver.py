@@ -7,7 +7,7 @@ from typing import Any
 import tvm
 
 from gensyn_tvm.errors import ScheduleError, describe
-from gensyn_tvm.schedules.blocks import inline_maps
+from gensyn_tvm.schedules.blocks import inline_maps, is_empty, live_blocks
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
 from gensyn_tvm.targets.cpu import CpuTarget
 
@@ -36,6 +36,8 @@ def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> 
     if style == "none":
         return function
     sch = tvm.s_tir.Schedule(function, debug_mask="none")
+    if any(is_empty(sch, block) for block in live_blocks(sch)):
+        return function  # TVM's primitives fail on stages without elements, and there is nothing to gain
     if style == "plain":
         inline_maps(sch)
     else:

@@ -28,10 +28,10 @@ def build_cnn() -> Any:
     from torch import nn
 
     model = nn.Sequential()
-    model.add_module("conv1", nn.Conv2d(1, 16, 3, padding=1))
+    model.add_module("conv1", nn.Conv2d(1, 16, 3, padding=1, bias=False))
     model.add_module("bn1", nn.BatchNorm2d(16))
     model.add_module("relu1", nn.ReLU())
-    model.add_module("conv2", nn.Conv2d(16, 32, 3, padding=1))
+    model.add_module("conv2", nn.Conv2d(16, 32, 3, padding=1, bias=False))
     model.add_module("bn2", nn.BatchNorm2d(32))
     model.add_module("relu2", nn.ReLU())
     model.add_module("pool", nn.MaxPool2d(2))

@@ -18,7 +18,7 @@ from gensyn_tvm.demo.models import MLP_FILE, MODELS, Model, build_cnn
 from gensyn_tvm.evidence.digests import state_digest
 
 
-def _build(model: Model) -> Any:
+def build(model: Model) -> Any:
     """The model as a torch module with the initial weights that our side starts from."""
     import onnx
     import torch
@@ -43,7 +43,7 @@ def train(model: Model, steps: int) -> dict[str, Any]:
     import torch
 
     torch.manual_seed(0)
-    module = _build(model)
+    module = build(model)
     optimizer = torch.optim.AdamW(module.parameters(), lr=model.learning_rate)
     start = time.perf_counter()
     for k, (x, y) in enumerate(batches(load_digits(), steps)):

@@ -15,6 +15,7 @@ from tvm.tirx.script.builder import ir as T
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import ScheduleError
 from gensyn_tvm.operators import exact, products, reductions
+from gensyn_tvm.operators.nest import i64
 from gensyn_tvm.passes.order import check_order
 from gensyn_tvm.schedules import driver
 from gensyn_tvm.targets.cpu import TARGETS
@@ -161,7 +162,7 @@ def with_kind(function: Any, kind: int, extent: int) -> Any:
 def test_loop_kinds_that_tvm_refuses_are_refused_again(kind: int, name: str) -> None:
     function = products.matmul("main", types((16, 48), (48, 32)), TensorType((16, 32), F), {})
     check_order("k", function)
-    with pytest.raises(ScheduleError, match=rf"block 'chunk', loop v_2 of extent 48 \({name}\)[\s\S]*under {name}"):
+    with pytest.raises(ScheduleError, match=rf"block 'chunk', loop v\w* of extent 48 \({name}\)[\s\S]*under {name}"):
         check_order("k", with_kind(function, kind, 48))
 
 
@@ -172,9 +173,9 @@ def handmade(index: Callable[[Any, Any], Any], outer: int = 1) -> Any:
             T.func_name("main")
             x = T.arg("x", T.buffer([8], F))
             y = T.arg("y", T.buffer([1], F))
-            with T.serial(0, outer) as i, T.serial(0, 8) as k, T.sblock("total"):
-                v = T.axis.spatial(1, 0)
-                r = T.axis.reduce(8, index(i, k))
+            with T.serial(i64(0), i64(outer)) as i, T.serial(i64(0), i64(8)) as k, T.sblock("total"):
+                v = T.axis.spatial(i64(1), i64(0))
+                r = T.axis.reduce(i64(8), index(i, k))
                 with T.init():
                     T.buffer_store(y, exact.const(-0.0), [v])
                 T.buffer_store(y, exact.add(y[v], x[r]), [v])
@@ -183,9 +184,9 @@ def handmade(index: Callable[[Any, Any], Any], outer: int = 1) -> Any:
 
 def test_handmade_loops() -> None:
     check_order("k", handmade(lambda i, k: k))
-    with pytest.raises(ScheduleError, match=r"block 'total', loop k of extent 8 \(serial\)[\s\S]*step -1"):
+    with pytest.raises(ScheduleError, match=r"block 'total', loop v\w* of extent 8 \(serial\)[\s\S]*step -1"):
         check_order("k", handmade(lambda i, k: 7 - k))
-    with pytest.raises(ScheduleError, match=r"loop i of extent 3[\s\S]*a loop that no index of the block depends on"):
+    with pytest.raises(ScheduleError, match=r"loop v\w* of extent 3[\s\S]*a loop that no index of the block depends on"):
         check_order("k", handmade(lambda i, k: k, outer=3))
     with pytest.raises(ScheduleError, match="an affine function of the loops"):
         check_order("k", handmade(lambda i, k: (k * k) % 8))
@@ -193,9 +194,9 @@ def test_handmade_loops() -> None:
         check_order("k", handmade(lambda i, k: i + k * 2, outer=2))
 
 
-def test_unknown_statements_and_bounds_are_refused() -> None:
+def test_unknown_statements_are_refused() -> None:
     function = matmul()
-    body = tirx.AttrStmt(tirx.StringImm("x"), "pragma", tirx.IntImm("int32", 1), function.body)
+    body = tirx.AttrStmt(tirx.Var("x", "int32"), "pragma", tirx.IntImm("int32", 1), function.body)
     with pytest.raises(ScheduleError, match="kernel 'k' contains a AttrStmt statement"):
         check_order("k", function.with_body(body))
 
@@ -253,15 +254,15 @@ def executed(function: Any) -> np.ndarray:
     return arrays[-1].numpy().view(np.uint32)
 
 
-@pytest.mark.parametrize(
-    ("function", "role", "attack"),
-    [a[1:4] for a in ATTACKS if "bind" not in a[0]],
-    ids=[a[0] for a in ATTACKS if "bind" not in a[0]],
-)
+#: A bound loop has no meaning on a CPU; a fused loop alone is only too hard to judge.
+NOT_EXECUTED = ("bind k", "bind the kernel column", "bind chunks", "bind steps of a sum", "fuse j and k")
+EXECUTED = {a[0]: a[1:4] for a in ATTACKS if a[0] not in NOT_EXECUTED}
+
+
+@pytest.mark.parametrize(("function", "role", "attack"), EXECUTED.values(), ids=EXECUTED)
 def test_refused_schedules_do_change_bits(function: Callable[[], Any], role: str, attack: Attack) -> None:
-    """Except where TVM's initialisation saves the order: the refusals are no mere formality."""
-    changed = executed(attacked(function(), attack, role)) != executed(function())
-    assert changed.any() or attack is not split_and_swap
+    """The refusals are no mere formality."""
+    assert not np.array_equal(executed(attacked(function(), attack, role)), executed(function()))
 
 
 # ---- primitives that redefine what the verifier goes by --------------------------------------------------------------
