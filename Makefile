@@ -9,13 +9,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint typecheck wheel prove clean
+.PHONY: demo test bench lint typecheck wheel prove clean
 
 demo: $(STAMP)
-	"$(BIN)/gensyn-tvm" demo
+	"$(BIN)/python" -m gensyn_tvm.cli demo
 
 test: $(STAMP)
 	"$(BIN)/python" -m pytest -n 2
+
+# Measures afresh, writes benchmarks/results/ and the tables of README.md; wants an idle machine.
+bench: demo
+	"$(BIN)/python" benchmarks/training_step.py
+	"$(BIN)/python" scripts/make_results_table.py --demo demo-output/report.json
 
 lint: $(STAMP)
 	"$(BIN)/python" -m ruff check .

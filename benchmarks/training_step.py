@@ -56,7 +56,7 @@ def torch_step(model: Model, threads: int) -> Callable[[Any], object]:
         loss = torch.nn.functional.cross_entropy(module(torch.from_numpy(batch[0])), torch.from_numpy(batch[1]))
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return run
 

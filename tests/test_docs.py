@@ -7,15 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gensyn_tvm.canonical import rules
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_operator_table_is_up_to_date() -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/make_operators_doc.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("script", ["make_operators_doc.py", "make_results_table.py"])
+def test_generated_text_is_up_to_date(script: str) -> None:
+    command = [sys.executable, f"scripts/{script}", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
