@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import TargetError
 from gensyn_tvm.program import Program
-from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.executable import Executable, State
 from gensyn_tvm.targets.cpu import CpuTarget, resolve_target
 
@@ -63,6 +62,7 @@ def compile(
     Raises:
         UnsupportedOperatorError: an operator has no deterministic variant.
         TargetError: the target is unknown or its compiler is missing.
+        InputError: fewer than one thread.
     """
     resolved = resolve_target(target)
     source = source_of(program)
@@ -74,7 +74,7 @@ def compile(
         library,
         target=resolved.name,
         schedule=style,
-        threads=threads or core_count(),
+        threads=threads,
         learning_rate=source.learning_rate,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from gensyn_tvm.runtime.fpenv import ieee754_environment
 
 ENVIRONMENT_KERNEL = "gensyn_fp_environment"
 _ENTRY = "main"
+_ALL_CORES = 1  # TVM's affinity mode "big"
 
 Batch = Mapping[str, Any] | Sequence[Any]
 
@@ -268,12 +270,25 @@ _CURRENT_THREADS = 0
 
 
 def _use_threads(threads: int) -> None:
-    """Size TVM's thread pool; its own default is one thread on machines with two hardware threads per core."""
-    global _CURRENT_THREADS
-    if threads != _CURRENT_THREADS:
-        import tvm_ffi
+    """Size TVM's thread pool, which exists once in a process and is made at its first use.
 
-        # Otherwise TVM pins the calling thread to one core, and with it whatever else the process computes.
-        os.environ.setdefault("TVM_BIND_THREADS", "0")
-        tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
-        _CURRENT_THREADS = threads
+    Its own default is half the hardware threads, and the number it is made with is the most that it can ever use.
+    """
+    global _CURRENT_THREADS
+    if threads == _CURRENT_THREADS:
+        return
+    import tvm_ffi
+
+    os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, core_count())))
+    # Otherwise TVM pins the calling thread to one core, and with it whatever else the process computes.
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    tvm_ffi.get_global_func("runtime.config_threadpool")(_ALL_CORES, threads)
+    used = tvm_ffi.get_global_func("runtime.NumThreads")()
+    if used < threads:
+        warnings.warn(
+            f"TVM's thread pool has {used} threads, fewer than the {threads} asked for: it was made earlier in this process, or "
+            f"TVM_NUM_THREADS={os.environ['TVM_NUM_THREADS']} limits it. Results are the same bits, only slower.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    _CURRENT_THREADS = threads

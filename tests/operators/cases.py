@@ -13,8 +13,25 @@ from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 
 SPECIAL32 = np.array(
-    [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754942e-38, -1.1754944e-38, 3.4028235e38, -3.4028235e38]
-    + [1.0, -1.0, 0.5, 2.5, -2.5, 1.0000001, 8388607.5, 16777216.0, 2147483648.0, -2147483904.0, 9.3e18, 1e-20, 88.7, -103.9],
+    [
+        *(0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754942e-38, -1.1754944e-38, 3.4028235e38, -3.4028235e38),
+        *(
+            1.0,
+            -1.0,
+            0.5,
+            2.5,
+            -2.5,
+            1.0000001,
+            8388607.5,
+            16777216.0,
+            2147483648.0,
+            -2147483904.0,
+            9.3e18,
+            1e-20,
+            88.7,
+            -103.9,
+        ),
+    ],
     np.float32,
 )
 
@@ -102,7 +119,8 @@ def _reductions() -> list[Case]:
             cases.append(Case(f"{op}-{shape}-{axes}", op, ((shape, F),), attrs, special=False))
     cases.append(Case("sum-special", "sum", (((40, 70), F),), {"axes": (1,), "keepdims": False}))
     cases.append(Case("sum-f64", "sum", (((9, 1100), D),), {"axes": (1,), "keepdims": False}, special=False))
-    cases += [Case(f"sum-{d}", "sum", (((9, 110), d),), {"axes": (0,), "keepdims": False}) for d in ("int32", "int64", "uint32")]
+    for d in ("int32", "int64", "uint32"):
+        cases.append(Case(f"sum-{d}", "sum", (((9, 110), d),), {"axes": (0,), "keepdims": False}))
     for op in ("reduce_max", "reduce_min", "argmax", "argmin"):
         for d in (F, D, "int32", "uint8"):
             cases.append(Case(f"{op}-{d}", op, (((13, 10), d),), {"axes": (1,), "keepdims": False}))
@@ -112,8 +130,8 @@ def _reductions() -> list[Case]:
 
 def _products() -> list[Case]:
     cases = []
-    matmuls = [((3, 5), (5, 7)), ((64, 512), (512, 10)), ((33, 513), (513, 47)), ((2, 1, 8, 16), (3, 16, 32)), ((16, 1500), (1500, 64))]
-    matmuls += [((1, 700), (700, 96)), ((4, 0), (0, 3)), ((128, 64), (64, 128))]
+    matmuls = [((3, 5), (5, 7)), ((64, 512), (512, 10)), ((33, 513), (513, 47)), ((2, 1, 8, 16), (3, 16, 32))]
+    matmuls += [((16, 1500), (1500, 64)), ((1, 700), (700, 96)), ((4, 0), (0, 3)), ((128, 64), (64, 128))]
     for a, b in matmuls:
         cases.append(Case(f"matmul-{a}-{b}", "matmul", ((a, F), (b, F)), {}, special=False))
     cases.append(Case("matmul-special", "matmul", (((9, 21), F), ((21, 17), F)), {}))

@@ -60,7 +60,9 @@ def difference(name: str, found: np.ndarray, expected: np.ndarray) -> str:
     wrong = np.argwhere(got != want)
     if not len(wrong):
         return ""
-    shown = [(tuple(map(int, i)), found[tuple(i)], hex(got[tuple(i)]), expected[tuple(i)], hex(want[tuple(i)])) for i in wrong[:3]]
+    shown = [
+        (tuple(map(int, i)), found[tuple(i)], hex(got[tuple(i)]), expected[tuple(i)], hex(want[tuple(i)])) for i in wrong[:3]
+    ]
     return f"{name}: {len(wrong)} of {got.size} differ; (index, found, bits, expected, bits): {shown}"
 
 

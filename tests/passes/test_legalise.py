@@ -76,4 +76,8 @@ def test_equal_kernels_are_shared_and_others_are_not() -> None:
     legal = legalise(lift(b.finish()))
     assert isinstance(legal, tvm.IRModule)
     assert sorted(gv.name_hint for gv, _ in kernels(legal)) == ["add", "sub"]
-    assert np.asarray(compile(b.finish(), "c")(np.ones(4, np.int32), np.ones(4, np.int32))).tolist() == [[2] * 4, [2] * 4, [0] * 4]
+    assert np.asarray(compile(b.finish(), "c")(np.ones(4, np.int32), np.ones(4, np.int32))).tolist() == [
+        [2] * 4,
+        [2] * 4,
+        [0] * 4,
+    ]

@@ -15,7 +15,9 @@ from gensyn_tvm.passes.lift import ENTRY, lift
 from ..operators.support import CONFIGURATIONS, Configuration, assert_all_same, outputs, raw_bits
 
 NANS32 = np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0x7FFFFFFF, 0xFF812345, 0x7F800000, 0x80000000], np.uint32)
-NANS64 = np.array([0x7FF8000000000000, 0xFFF8000000000000, 0x7FF0000000000001, 0xFFFFFFFFFFFFFFFF, 0x7FF0000000000000], np.uint64)
+NANS64 = np.array(
+    [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF0000000000001, 0xFFFFFFFFFFFFFFFF, 0x7FF0000000000000], np.uint64
+)
 
 
 def constant(b: GraphBuilder, array: np.ndarray) -> int:
@@ -74,7 +76,11 @@ def test_constants_keep_their_bits(configuration: Configuration) -> None:
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
 def test_no_payload_leaves_a_program(configuration: Configuration) -> None:
     b = GraphBuilder("payloads")
-    given = {"x": NANS32.view(np.float32), "d": NANS64.view(np.float64), "i": np.arange(3, dtype=np.int64)}
+    given: dict[str, np.ndarray] = {
+        "x": NANS32.view(np.float32),
+        "d": NANS64.view(np.float64),
+        "i": np.arange(3, dtype=np.int64),
+    }
     x, d, i = (b.add_input(n, "input", TensorType(a.shape, a.dtype.name)) for n, a in given.items())
     values = {
         "itself": x,

@@ -150,7 +150,15 @@ def with_kind(function: Any, kind: int, extent: int) -> Any:
         if isinstance(stmt, s_tir.SBlockRealize) and stmt.block.name_hint == "root":
             b = stmt.block
             block = s_tir.SBlock(
-                b.iter_vars, b.reads, b.writes, b.name_hint, visit(b.body), b.init, b.alloc_buffers, b.match_buffers, b.annotations
+                b.iter_vars,
+                b.reads,
+                b.writes,
+                b.name_hint,
+                visit(b.body),
+                b.init,
+                b.alloc_buffers,
+                b.match_buffers,
+                b.annotations,
             )
             return s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, block)
         return stmt
@@ -168,17 +176,16 @@ def test_loop_kinds_that_tvm_refuses_are_refused_again(kind: int, name: str) -> 
 
 def handmade(index: Callable[[Any, Any], Any], outer: int = 1) -> Any:
     """A sum of eight numbers whose position is ``index(outer loop, inner loop)`` of loops of ``outer`` and 8 iterations."""
-    with IRBuilder() as builder:
-        with T.prim_func(is_private=True, s_tir=True):
-            T.func_name("main")
-            x = T.arg("x", T.buffer([8], F))
-            y = T.arg("y", T.buffer([1], F))
-            with T.serial(i64(0), i64(outer)) as i, T.serial(i64(0), i64(8)) as k, T.sblock("total"):
-                v = T.axis.spatial(i64(1), i64(0))
-                r = T.axis.reduce(i64(8), index(i, k))
-                with T.init():
-                    T.buffer_store(y, exact.const(-0.0), [v])
-                T.buffer_store(y, exact.add(y[v], x[r]), [v])
+    with IRBuilder() as builder, T.prim_func(is_private=True, s_tir=True):
+        T.func_name("main")
+        x = T.arg("x", T.buffer([8], F))
+        y = T.arg("y", T.buffer([1], F))
+        with T.serial(i64(0), i64(outer)) as i, T.serial(i64(0), i64(8)) as k, T.sblock("total"):
+            v = T.axis.spatial(i64(1), i64(0))
+            r = T.axis.reduce(i64(8), index(i, k))
+            with T.init():
+                T.buffer_store(y, exact.const(-0.0), [v])
+            T.buffer_store(y, exact.add(y[v], x[r]), [v])
     return builder.get()
 
 

@@ -241,7 +241,9 @@ def test_properties(inference: Executable, training: Executable) -> None:
     assert inference.threads >= 1
 
 
-@pytest.mark.parametrize(("name", "text"), [("arm", "unknown target 'arm'; expected native, x86-64"), ("", "unknown target ''")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("arm", "unknown target 'arm'; expected native, x86-64"), ("", "unknown target ''")]
+)
 def test_unknown_targets(name: str, text: str) -> None:
     with pytest.raises(TargetError, match=text):
         compile(affine(), name)

@@ -1,0 +1,8 @@
+"""Settings of the whole test run."""
+
+from __future__ import annotations
+
+import os
+
+# TVM makes its thread pool at the first use in a process, which may be a test of stock TVM; every test may then use four threads.
+os.environ.setdefault("TVM_NUM_THREADS", "4")

@@ -1,0 +1,105 @@
+"""How schedules choose tiles and vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gensyn_tvm.canonical.graph import GraphBuilder
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.compiler import phases
+from gensyn_tvm.errors import ScheduleError
+from gensyn_tvm.operators import exact
+from gensyn_tvm.operators.nest import ROLES, kernel, load
+from gensyn_tvm.operators.products import padded_columns, units_per_chunk
+from gensyn_tvm.passes.pipeline import kernels, run_phases, schedule
+from gensyn_tvm.schedules.cpu import RULES
+from gensyn_tvm.schedules.cpu.elementwise import vector_length
+from gensyn_tvm.schedules.cpu.products import register_tile
+from gensyn_tvm.schedules.driver import schedule_kernel
+from gensyn_tvm.targets.cpu import LEVELS, TARGETS
+
+
+@pytest.mark.parametrize(
+    ("extent", "lanes", "expected"),
+    [(16, 16, 16), (48, 16, 16), (24, 16, 8), (7, 16, 1), (6, 8, 2), (1, 16, 1), (4096, 4, 4), (16, 1, 1), (0, 4, 4)],
+)
+def test_vector_length(extent: int, lanes: int, expected: int) -> None:
+    assert vector_length(extent, lanes) == expected
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_register_tiles_fit_and_divide(level: str) -> None:
+    target = TARGETS[level]
+    for rows in (*range(1, 70), 128, 1000, 1009):
+        for vectors in range(1, 9):
+            r, v = register_tile(rows, vectors, target)
+            assert rows % r == 0
+            assert vectors % v == 0
+            assert 1 <= r * v <= target.registers - 4
+
+
+def test_register_tiles_of_good_shapes_are_large() -> None:
+    for level in LEVELS:
+        r, v = register_tile(128, 4, TARGETS[level])
+        assert r * v >= 8
+    assert register_tile(1009, 1, TARGETS["x86-64-v4"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 16), (16, 16), (17, 32), (100, 112)]
+)
+def test_padded_columns(columns: int, expected: int) -> None:
+    assert padded_columns(columns) == expected
+
+
+@pytest.mark.parametrize(("unit", "expected"), [(1, 512), (9, 64), (25, 16), (49, 8), (768, 1), (769, 1), (384, 2), (5000, 1)])
+def test_units_per_chunk(unit: int, expected: int) -> None:
+    assert units_per_chunk(unit) == expected
+
+
+def test_every_role_has_a_rule() -> None:
+    assert set(RULES) == set(ROLES)
+
+
+def test_an_unknown_role_is_refused() -> None:
+    t = TensorType((8,), "float32")
+    with kernel("main", [t], t) as k:
+        k.stage("scan", k.output, [8], lambda index: exact.neg(load(k.inputs[0], index)))
+    with pytest.raises(ScheduleError, match="block 'scan' has role 'scan'; no CPU rule takes it"):
+        schedule_kernel("main", k.result(), TARGETS["x86-64"], "fast")
+
+
+def scheduled(shape: tuple[int, ...], level: str) -> str:
+    b = GraphBuilder("program")
+    x = b.add_input("x", "input", TensorType(shape, "float32"))
+    b.add_output("y", b.emit("sqrt", x))
+    return phases(b.finish(), level)["schedule"]
+
+
+@pytest.mark.parametrize(("level", "lanes"), [("x86-64", 4), ("x86-64-v3", 8), ("x86-64-v4", 16)])
+def test_elementwise_kernels_use_whole_vectors_and_threads(level: str, lanes: int) -> None:
+    text = scheduled((512, 512), level)
+    assert f"T.vectorized(T.int64({lanes}))" in text or f"T.vectorized({lanes})" in text
+    assert "T.parallel(" in text
+
+
+def test_small_kernels_start_no_threads() -> None:
+    assert "T.parallel(" not in scheduled((8, 8), "x86-64-v4")
+
+
+def test_odd_shapes_are_vectorised_across_rows() -> None:
+    assert "T.vectorized(" in scheduled((16, 33), "x86-64-v4")
+
+
+def test_the_scheduler_keeps_attributes_and_names() -> None:
+    seen: list[Any] = []
+    b = GraphBuilder("program")
+    x = b.add_input("x", "input", TensorType((4, 4), "float32"))
+    b.add_output("y", b.emit("matmul", x, x))
+    run_phases(b.finish(), TARGETS["x86-64"], "none", lambda phase, m: seen.append(m) if phase == "fuse" else None)
+    after = schedule(seen[0], TARGETS["x86-64"], "fast")
+    for (gv, before), (other, function) in zip(kernels(seen[0]), kernels(after), strict=True):
+        assert gv.name_hint == other.name_hint
+        assert dict(before.attrs).keys() == dict(function.attrs).keys()
