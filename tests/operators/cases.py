@@ -1,4 +1,4 @@
-"""One small graph for each canonical operator and attribute combination, with inputs that contain every kind of special value."""
+"""One small graph for each operator and attribute combination, with inputs that contain every kind of special value."""
 
 from __future__ import annotations
 
