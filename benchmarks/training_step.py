@@ -1,6 +1,6 @@
-"""Time a training step of the demonstration's models beside PyTorch eager, interleaved in one run.
+"""Time a training step of the demonstration's models beside PyTorch eager, in alternating blocks of one run.
 
-    python benchmarks/training_step.py [--repeats 60]
+    python benchmarks/training_step.py [--repeats 200]
 
 Writes benchmarks/results/training_step.json: medians in milliseconds and ratios (PyTorch's time / ours: above 1 we are faster).
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import time
@@ -25,6 +26,8 @@ from gensyn_tvm.demo.models import MODELS, Model
 from gensyn_tvm.demo.peer import build
 from gensyn_tvm.demo.run import steps_of
 from gensyn_tvm.runtime.cpu import core_count, supported_levels
+
+BLOCK, WARM_UP, PAUSE = 22, 2, 0.3
 
 RESULT = Path(__file__).resolve().parent / "results" / "training_step.json"
 
@@ -62,15 +65,23 @@ def torch_step(model: Model, threads: int) -> Callable[[Any], object]:
 
 
 def measure(model: Model, threads: int, repeats: int) -> dict[str, Any]:
-    """Medians of both, taken in turn on the same batches."""
+    """Medians of both over alternating blocks of steps on the same batches.
+
+    Blocks, and a pause between them, because the idle threads of either library spin for a while and would take a core from the
+    other one.
+    """
     ours, peer = our_step(model, threads), torch_step(model, threads)
     times: dict[str, list[float]] = {"gensyn_tvm": [], "torch": []}
-    for k, batch in enumerate(steps_of(model, load_digits(), repeats + 5)):
+    batches = list(steps_of(model, load_digits(), BLOCK))
+    for block in range(1 + math.ceil(repeats / BLOCK)):
         for name, run in (("gensyn_tvm", ours), ("torch", peer)):
-            start = time.perf_counter()
-            run(batch)
-            if k >= 5:  # the first steps warm up caches, pools and allocators
-                times[name].append(time.perf_counter() - start)
+            time.sleep(PAUSE)
+            for k, batch in enumerate(batches):
+                start = time.perf_counter()
+                run(batch)
+                # The first block warms up caches and allocators, the first steps of each the threads.
+                if block and k >= WARM_UP:
+                    times[name].append(time.perf_counter() - start)
     medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     ratio = medians["torch"] / medians["gensyn_tvm"]
     return {"model": model.name, "threads": threads, "milliseconds": medians, "ratio": ratio}
@@ -79,7 +90,7 @@ def measure(model: Model, threads: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """Measure every model on one and on all cores."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=200)
     repeats = parser.parse_args().repeats
     rows = [measure(m, t, repeats) for m in MODELS for t in sorted({1, core_count()})]
     machine = {"machine": platform.machine(), "levels": supported_levels(), "cores": core_count(), "torch": torch.__version__}

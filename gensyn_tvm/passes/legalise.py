@@ -29,8 +29,9 @@ _PATTERN_ATTR = "op_pattern"
 def _pattern(op: str, call: Any) -> int:
     if op in _PATTERNS:
         return _PATTERNS[op]
+    # With one operand of the result's shape it may follow a product in the same kernel, also if another (a bias) is broadcast.
     output = canonical_type(call.ty).shape
-    return _ELEMENTWISE if all(canonical_type(a.ty).shape == output for a in call.args) else _BROADCAST
+    return _ELEMENTWISE if any(canonical_type(a.ty).shape == output for a in call.args) else _BROADCAST
 
 
 def _legalize(op: str) -> Callable[[Any, Any], Any]:
