@@ -34,9 +34,7 @@ RESULT = Path(__file__).resolve().parent / "results" / "training_step.json"
 
 def our_step(model: Model, threads: int) -> Callable[[Any], object]:
     """A function that takes one of our steps."""
-    step = gensyn_tvm.training_step(
-        model.load(64), loss="cross_entropy", optimizer=gensyn_tvm.AdamW(lr=model.learning_rate)
-    )
+    step = gensyn_tvm.training_step(model.load(64), loss="cross_entropy", optimizer=gensyn_tvm.AdamW(lr=model.learning_rate))
     exe = gensyn_tvm.compile(step, threads=threads)
     state = exe.init(seed=0)
 

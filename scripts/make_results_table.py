@@ -39,9 +39,7 @@ def _time_rows(steps: dict[str, Any]) -> list[str]:
     for row in steps["rows"]:
         ms = row["milliseconds"]
         threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-        lines.append(
-            f"| {row['model']}, {threads} | {ms['gensyn_tvm']:.2f} ms | {ms['torch']:.2f} ms | {row['ratio']:.2f} |"
-        )
+        lines.append(f"| {row['model']}, {threads} | {ms['gensyn_tvm']:.2f} ms | {ms['torch']:.2f} ms | {row['ratio']:.2f} |")
     return lines
 
 

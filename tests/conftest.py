@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import os
 
-# TVM makes its thread pool at the first use in a process, which may be a test of stock TVM; every test may then use four threads.
+# TVM makes its thread pool at the first use in a process, which may be a test of stock TVM; any test may want four threads.
 os.environ.setdefault("TVM_NUM_THREADS", "4")

@@ -23,9 +23,7 @@ BY_NAME = {m.name: m for m in MODELS}
 @functools.cache
 def step_of(name: str) -> TrainingStep:
     model = BY_NAME[name]
-    return gensyn_tvm.training_step(
-        model.load(64), loss="cross_entropy", optimizer=gensyn_tvm.AdamW(lr=model.learning_rate)
-    )
+    return gensyn_tvm.training_step(model.load(64), loss="cross_entropy", optimizer=gensyn_tvm.AdamW(lr=model.learning_rate))
 
 
 def state_digest_after(name: str, steps: int, target: str, threads: int, schedule: str | None = None) -> str:

@@ -49,14 +49,32 @@ class Window:
         ]
         return position, self._within(position, self.input)
 
-    def window(self, element: Sequence[Expr], offset: Sequence[Expr]) -> tuple[list[Expr], Expr]:
-        """The window whose element ``offset`` is the input position ``element``, and whether it exists."""
-        tops = [
-            i + i64(lo) - j * i64(d) for i, j, d, (lo, _) in zip(element, offset, self.dilations, self.padding, strict=True)
-        ]
-        position = [tirx.floordiv(t, i64(s)) for t, s in zip(tops, self.strides, strict=True)]
-        exists = [tirx.EQ(tirx.floormod(t, i64(s)), i64(0)) for t, s in zip(tops, self.strides, strict=True) if s > 1]
-        return position, all_of([*exists, self._within(position, self.output)])
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """For each axis how many windows may cover one input element: without dilation, neighbours only."""
+        axes = zip(self.kernel, self.strides, self.dilations, strict=True)
+        return tuple(math.ceil(e / s) if d == 1 else e for e, s, d in axes)
+
+    def covering(self, element: Sequence[Expr], terms: Sequence[Expr]) -> tuple[list[Expr], list[Expr], Expr]:
+        """Candidate number ``terms``, in ascending order of windows, among those that may cover an input element.
+
+        Returns the window's position, which of its elements the input element is, and whether the window exists and covers it.
+        """
+        windows, offsets, exists = [], [], []
+        axes = zip(element, terms, self.kernel, self.strides, self.dilations, self.padding, self.candidates, strict=True)
+        for i, r, e, s, d, (lo, _), count in axes:
+            if d == 1:
+                window = tirx.floordiv(i + i64(lo), i64(s)) + r - i64(count - 1)
+                offset = i + i64(lo) - window * i64(s)
+                exists.append(tirx.LT(offset, i64(e)))
+            else:
+                offset = i64(e - 1) - r
+                top = i + i64(lo) - offset * i64(d)
+                window = tirx.floordiv(top, i64(s))
+                exists.append(tirx.EQ(tirx.floormod(top, i64(s)), i64(0)))
+            windows.append(window)
+            offsets.append(offset)
+        return windows, offsets, all_of([*exists, self._within(windows, self.output)])
 
     def count(self, window: Sequence[Expr], *, include_pad: bool, dtype: str) -> Expr:
         """The divisor of an average, as a float."""
@@ -71,10 +89,6 @@ class Window:
                 inside = inside + tirx.Cast("int64", tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(size))))
             total = total * inside
         return exact.convert(total, dtype)
-
-    def reversed_offset(self, terms: Sequence[Expr]) -> list[Expr]:
-        """Offsets in descending order: for a fixed input element that visits its windows in ascending order."""
-        return [i64(e - 1) - r for r, e in zip(terms, self.kernel, strict=True)]
 
     @staticmethod
     def _within(position: Sequence[Expr], shape: Sequence[int]) -> Expr:
@@ -117,8 +131,7 @@ def max_pool_backward(name: str, inputs: Sequence[TensorType], output: TensorTyp
         k.stage("fold", chosen, dy.shape, first, reduce=w.kernel, init=never)
 
         def receives(index: Sequence[Expr], terms: Sequence[Expr]) -> tuple[list[Expr], Expr]:
-            offset = w.reversed_offset(terms)
-            window, exists = w.window(index[2:], offset)
+            window, offset, exists = w.covering(index[2:], terms)
             place = [*index[:2], *window]
             mine = guarded(exists, tirx.EQ(load(chosen, place), ravel(offset, w.kernel)), tirx.IntImm("bool", 0))
             return place, mine
@@ -151,7 +164,7 @@ def avg_pool_backward(name: str, inputs: Sequence[TensorType], output: TensorTyp
     with kernel(name, inputs, output) as k:
 
         def receives(index: Sequence[Expr], terms: Sequence[Expr]) -> tuple[list[Expr], Expr]:
-            window, exists = w.window(index[2:], w.reversed_offset(terms))
+            window, _, exists = w.covering(index[2:], terms)
             return [*index[:2], *window], exists
 
         def share(place: Sequence[Expr]) -> Expr:
@@ -171,13 +184,13 @@ def _accumulate(k: Kernel, x: TensorType, w: Window, receives: Any, share: Any) 
         place, mine = receives(index, terms)
         return guarded(mine, exact.add(acc, share(place)), acc)
 
-    k.stage("fold", total, x.shape, add, reduce=w.kernel, init=exact.const(-0.0, x.dtype))
+    k.stage("fold", total, x.shape, add, reduce=w.candidates, init=exact.const(-0.0, x.dtype))
     k.stage(
         "fold",
         found,
         x.shape,
         lambda index, terms, acc: tirx.Or(acc, receives(index, terms)[1]),
-        reduce=w.kernel,
+        reduce=w.candidates,
         init=any_of([]),
     )
     k.stage(

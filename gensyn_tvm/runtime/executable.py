@@ -286,8 +286,8 @@ def _use_threads(threads: int) -> None:
     used = tvm_ffi.get_global_func("runtime.NumThreads")()
     if used < threads:
         warnings.warn(
-            f"TVM's thread pool has {used} threads, fewer than the {threads} asked for: it was made earlier in this process, or "
-            f"TVM_NUM_THREADS={os.environ['TVM_NUM_THREADS']} limits it. Results are the same bits, only slower.",
+            f"TVM's thread pool has {used} threads, fewer than the {threads} asked for: it was made earlier in this process, "
+            f"or TVM_NUM_THREADS={os.environ['TVM_NUM_THREADS']} limits it. Results are the same bits, only slower.",
             RuntimeWarning,
             stacklevel=4,
         )
