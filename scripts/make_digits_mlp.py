@@ -1,4 +1,4 @@
-"""Write the ONNX file of the demonstration's MLP (64-128-64-10, ReLU) with reproducible initial weights."""
+"""Write the ONNX file of the demonstration's MLP (64-256-128-10, ReLU) with reproducible initial weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gensyn_tvm.demo.models import MLP_FILE, initial_values
 
-WIDTHS = (64, 128, 64, 10)
+WIDTHS = (64, 256, 128, 10)
 
 
 def build() -> onnx.ModelProto:

@@ -55,7 +55,7 @@ def table() -> str:
         *_time_rows(steps),
         "",
         f"Measured by `make bench` on {machine['cores']} cores ({machine['levels'][-1]}), PyTorch {machine['torch']}; medians,",
-        f"interleaved in one run. Test accuracy on the digits: {accuracy}.",
+        f"in alternating blocks of one run. Test accuracy on the digits: {accuracy}.",
     ]
     return "\n".join(lines) + "\n"
 

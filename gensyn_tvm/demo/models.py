@@ -89,5 +89,5 @@ class Model:
 
 MODELS = (
     Model("CNN", "PyTorch module", import_cnn, (1, 8, 8), 2e-3, 330),
-    Model("MLP", "ONNX file", import_mlp, (64,), 3e-3, 880),
+    Model("MLP", "ONNX file", import_mlp, (64,), 2e-3, 1100),
 )
