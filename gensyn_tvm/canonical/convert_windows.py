@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value, attributes, integers
-from gensyn_tvm.canonical.rules import window_extent
+from gensyn_tvm.canonical.window_rules import window_extent
 
 
 def pairs(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:

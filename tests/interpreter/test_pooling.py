@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gensyn_tvm.canonical.rules import pool_output_shape
+from gensyn_tvm.canonical.window_rules import pool_output_shape
 from gensyn_tvm.errors import InvalidProgramError
 
 from . import naive

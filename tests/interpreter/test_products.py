@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gensyn_tvm.canonical.rules import conv_output_shape
+from gensyn_tvm.canonical.window_rules import conv_output_shape
 from gensyn_tvm.interpreter.products import chunk_extent
 
 from . import naive

@@ -163,13 +163,13 @@ def _products() -> list[Case]:
 
 
 def _conv_shape(x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any]) -> tuple[int, ...]:
-    from gensyn_tvm.canonical.rules import conv_output_shape
+    from gensyn_tvm.canonical.window_rules import conv_output_shape
 
     return conv_output_shape(x, w, attrs)
 
 
 def _pools() -> list[Case]:
-    from gensyn_tvm.canonical.rules import pool_output_shape
+    from gensyn_tvm.canonical.window_rules import pool_output_shape
 
     cases = []
     pools: list[tuple[tuple[int, ...], dict[str, Any]]] = [

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from gensyn_tvm import interpreter
-from gensyn_tvm.canonical.rules import conv_output_shape, infer
+from gensyn_tvm.canonical.rules import infer
 from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.canonical.window_rules import conv_output_shape
 from gensyn_tvm.errors import InvalidProgramError
 
 from ..operators.cases import Case, bundle
