@@ -34,6 +34,8 @@ CONV_CHUNK = 768
 COLUMNS = 16
 #: With this many rows or fewer a matrix product reads its right operand too seldom to pack it.
 _FEW_ROWS = 4
+#: Heights of register tiles that keep enough fma chains in flight.
+_TILES = range(6, 15)
 
 
 def units_per_chunk(unit: int) -> int:
@@ -49,6 +51,16 @@ def padded_columns(columns: int) -> int:
     if columns > COLUMNS // 2:
         return math.ceil(columns / COLUMNS) * COLUMNS
     return 1 << max(0, columns - 1).bit_length()
+
+
+def padded_rows(rows: int) -> int:
+    """Rows that are computed: as they are if they can be cut into tiles of 6 to 14, else a multiple of 6 or 8.
+
+    The additional rows repeat the last one and are never read.
+    """
+    if rows <= _TILES[-1] or any(rows % tile == 0 for tile in _TILES):
+        return rows
+    return min(math.ceil(rows / tile) * tile for tile in (6, 8))
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ def emit_product(
     if full:
         parts.append(_emit_chunks(k, p, packed, width, full))
     if rest:
-        parts.append(_emit_chunk(k, p, packed, [*p.batch, p.rows, width], rest, lambda s: i64(full * p.per_chunk)))
+        parts.append(_emit_chunk(k, p, packed, [*p.batch, padded_rows(p.rows), width], rest, lambda s: i64(full * p.per_chunk)))
 
     def result(index: Index) -> Expr:
         source = place(index)
@@ -127,17 +139,23 @@ def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Ind
     return lambda batch, unit, inner, column: load(buffer, [*batch, unit, *inner, column])
 
 
+def _existing(p: Product, row: Expr) -> Expr:
+    """A row of the operand for a computed row: the added ones repeat the last."""
+    return row if padded_rows(p.rows) == p.rows else tirx.Min(row, i64(p.rows - 1))
+
+
 def _emit_chunks(k: Kernel, p: Product, packed: Any, width: int, chunks: int) -> Buffer:
     """All full chunks and their ascending sum."""
+    rows = padded_rows(p.rows)
     if chunks == 1:
-        return _emit_chunk(k, p, packed, [*p.batch, p.rows, width], p.per_chunk, lambda s: i64(0))
-    spatial = [*p.batch, chunks, p.rows, width]
+        return _emit_chunk(k, p, packed, [*p.batch, rows, width], p.per_chunk, lambda s: i64(0))
+    spatial = [*p.batch, chunks, rows, width]
     partial = _emit_chunk(k, p, packed, spatial, p.per_chunk, lambda s: s[-3] * i64(p.per_chunk))
-    total = k.scratch([*p.batch, p.rows, width], p.dtype)
+    total = k.scratch([*p.batch, rows, width], p.dtype)
     k.stage(
         "total",
         total,
-        [*p.batch, p.rows, width],
+        [*p.batch, rows, width],
         lambda s, r, acc: exact.add(acc, load(partial, [*s[:-2], r[0], s[-2], s[-1]])),
         reduce=[chunks],
         init=exact.const(-0.0, p.dtype),
@@ -154,6 +172,7 @@ def _emit_chunk(
 
     def step(s: Index, r: Index, accumulator: Expr) -> Expr:
         batch, row, column = s[:rank], s[-2], s[-1]
+        row = _existing(p, row)
         unit, inner = first(s) + r[0], r[1:]
         result = exact.fma(p.left(batch, row, unit, inner), packed(batch, unit, inner, column), accumulator)
         return result if p.takes_part is None else exact.select(p.takes_part(row, inner), result, accumulator)
