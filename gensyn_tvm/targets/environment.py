@@ -23,7 +23,9 @@ def add_environment_kernel(module: Any) -> Any:
     """
     with IRBuilder() as builder, T.prim_func():
         T.func_name(ENVIRONMENT_KERNEL)
-        T.func_attr({"global_symbol": ENVIRONMENT_KERNEL})
+        # TVM's LLVM generator takes "noalias" from whichever function it saw last, for the whole module: without it here every
+        # kernel would keep its accumulators in memory.
+        T.func_attr({"global_symbol": ENVIRONMENT_KERNEL, "tirx.noalias": True})
         threads = T.arg("threads", tirx.Var("threads", "int32"))
         with T.parallel(0, threads):
             default = tirx.reinterpret("handle", tirx.IntImm("int64", -1))
