@@ -80,7 +80,7 @@ class Product:
         left: value of (batch index, row, unit, inner index).
         right: value of (batch index, unit, inner index, column); column < ``columns``.
         takes_part: whether a term exists for (row, inner index); every one does by default.
-        in_place: whether packing is not worth it; ``right`` is then read where it is, unless columns must be added.
+        in_place: whether packing is not worth it; ``right`` is then read where it is, without added columns.
     """
 
     batch: Sequence[int]
@@ -104,7 +104,7 @@ def emit_product(
     ``finish(value, output index)`` replaces values; it may not compute with them.
     """
     p = product
-    width = padded_columns(p.columns)
+    width = p.columns if p.in_place else padded_columns(p.columns)
     if p.units * math.prod(p.inner) == 0:
         k.stage("map", k.output, [int(e) for e in k.output.shape], lambda index: exact.const(0.0, p.dtype))
         return
@@ -135,7 +135,7 @@ def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Ind
         x = p.right(index[:rank], index[rank], index[rank + 1 : -1], column)
         return x if width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, exact.const(0.0, p.dtype))
 
-    k.stage("move" if p.in_place and width == p.columns else "panel", buffer, shape, value)
+    k.stage("move" if p.in_place else "panel", buffer, shape, value)
     return lambda batch, unit, inner, column: load(buffer, [*batch, unit, *inner, column])
 
 
