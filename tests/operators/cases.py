@@ -132,6 +132,8 @@ def _products() -> list[Case]:
     cases = []
     matmuls = [((3, 5), (5, 7)), ((64, 512), (512, 10)), ((33, 513), (513, 47)), ((2, 1, 8, 16), (3, 16, 32))]
     matmuls += [((16, 1500), (1500, 64)), ((1, 700), (700, 96)), ((4, 0), (0, 3)), ((128, 64), (64, 128))]
+    # few rows and odd columns; rows that no tile divides; a result so narrow that it is computed transposed
+    matmuls += [((3, 100), (100, 37)), ((17, 30), (30, 50)), ((2, 29, 520), (520, 20)), ((31, 64), (64, 3))]
     for a, b in matmuls:
         cases.append(Case(f"matmul-{a}-{b}", "matmul", ((a, F), (b, F)), {}, special=False))
     cases.append(Case("matmul-special", "matmul", (((9, 21), F), ((21, 17), F)), {}))
