@@ -16,21 +16,10 @@ from tvm.ir import GenericConst
 
 from gensyn_tvm.canonical.types import DTYPES, FLOATS, INTEGERS
 from gensyn_tvm.errors import UnsupportedOperatorError
+from gensyn_tvm.training import emit
+from gensyn_tvm.training.emit import Expr, dtype_of, number, op, shape_of
 
-Expr = Any
-
-op = relax.op
 nn = relax.op.nn
-
-
-def shape_of(expr: Expr) -> list[int]:
-    """Extents of a tensor expression; all of ours are static."""
-    return [int(extent) for extent in expr.ty.shape]
-
-
-def dtype_of(expr: Expr) -> str:
-    """Dtype name of a tensor expression."""
-    return str(expr.ty.dtype.dtype)
 
 
 def rank_of(expr: Expr) -> int:
@@ -48,13 +37,8 @@ def constant(array: np.ndarray) -> Expr:
     return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 
-def number(value: bool | int | float, dtype: str) -> Expr:
-    """A scalar constant."""
-    return constant(np.array(value, dtype=dtype))
-
-
-class Emitter:
-    """Appends bindings to a dataflow block.
+class Emitter(emit.Emitter):
+    """Appends bindings to a dataflow block and refuses what cannot be converted.
 
     Attributes:
         place: where in the user's model the next bindings come from.
@@ -62,48 +46,19 @@ class Emitter:
     """
 
     def __init__(self, builder: Any) -> None:
-        self.builder = builder
-        self.place = ""
+        super().__init__(builder)
         self.operator = ""
-
-    def __call__(self, expr: Expr) -> Expr:
-        """Bind ``expr``, whose arguments are variables or constants, to a new variable of the current place."""
-        value = self.builder.normalize(expr)
-        variable = relax.DataflowVar(self.place, value.ty)
-        self.builder.emit_normalized(relax.VarBinding(variable, value))
-        return variable
 
     def refuse(self, found: str, *, expected: str = "", remedy: str = "") -> UnsupportedOperatorError:
         """The error for the operator being converted."""
         return UnsupportedOperatorError(self.operator, where=self.place, found=found, expected=expected, remedy=remedy)
-
-    # ---- arithmetic; Python numbers take the dtype of the tensor beside them
-
-    def _pair(self, a: Expr | float, b: Expr | float) -> tuple[Expr, Expr]:
-        if isinstance(a, bool | int | float):
-            return number(a, dtype_of(b)), b
-        if isinstance(b, bool | int | float):
-            return a, number(b, dtype_of(a))
-        return a, b
-
-    def add(self, a: Expr | float, b: Expr | float) -> Expr:
-        """a + b"""
-        return self(op.add(*self._pair(a, b)))
-
-    def sub(self, a: Expr | float, b: Expr | float) -> Expr:
-        """a - b"""
-        return self(op.subtract(*self._pair(a, b)))
-
-    def mul(self, a: Expr | float, b: Expr | float) -> Expr:
-        """a * b"""
-        return self(op.multiply(*self._pair(a, b)))
 
     def div(self, a: Expr | float, b: Expr | float) -> Expr:
         """a / b, floats only"""
         a, b = self._pair(a, b)
         if dtype_of(a) not in FLOATS:
             raise self.refuse(f"a division of {dtype_of(a)}", expected="float32 or float64", remedy="cast to float32 first")
-        return self(op.divide(a, b))
+        return super().div(a, b)
 
     def maximum(self, a: Expr | float, b: Expr | float) -> Expr:
         """Larger of a and b"""
@@ -133,7 +88,7 @@ class Emitter:
         """x as ``dtype``."""
         if dtype not in DTYPES:
             raise self.refuse(f"dtype {dtype}", expected=f"one of {', '.join(DTYPES)}")
-        return x if dtype_of(x) == dtype else self(op.astype(x, dtype))
+        return super().cast(x, dtype)
 
     def reshape(self, x: Expr, shape: Sequence[int]) -> Expr:
         """x with the extents ``shape`` (no -1, no special meaning of 0)."""

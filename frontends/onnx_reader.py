@@ -183,7 +183,7 @@ def fix_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | N
 def _check_given(origin: str, info: Any, shape: Any, extents: dict[str, int]) -> None:
     tensor = info.type.tensor_type
     known = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
-    fits = isinstance(shape, tuple | list) and all(isinstance(d, int | np.integer) and d >= 0 for d in shape)
+    fits = isinstance(shape, tuple | list) and all(isinstance(d, int | np.integer) and 0 <= d < 2**63 for d in shape)
     if fits and tensor.HasField("shape"):
         fits = len(known) == len(shape)
         for dim, extent in zip(known, shape, strict=False):

@@ -12,9 +12,7 @@ What becomes what:
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,17 +28,14 @@ except ImportError as error:
     raise ImportError("from_torch needs PyTorch: pip install 'gensyn_tvm[torch]'") from error
 
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
-from torch.nn.modules.batchnorm import _BatchNorm
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
 from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
 from gensyn_tvm.frontends.emit import Emitter, dtype_of, shape_of
 from gensyn_tvm.frontends.torch_converters import dtype_name
+from gensyn_tvm.frontends.torch_export import export_module, place_of, prepare
 from gensyn_tvm.frontends.torch_operators import CONVERTERS, arguments
-
-_HIDDEN = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
-_BATCH_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training")
 
 
 def from_torch(
@@ -69,9 +64,7 @@ def from_torch(
         exported, origin = module, "torch:ExportedProgram"
     elif isinstance(module, torch.nn.Module):
         origin = f"torch:{type(module).__name__}"
-        _check_inputs(origin, example_inputs)
-        _check_modules(module)
-        exported = _export(module, example_inputs, origin)
+        exported = export_module(module, example_inputs, origin)
     else:
         raise ImportModelError(
             describe("from_torch cannot read this model", found=type(module).__name__, expected="a torch.nn.Module")
@@ -79,75 +72,11 @@ def from_torch(
     return _import(exported, origin, input_names)
 
 
-def _check_inputs(origin: str, example_inputs: Any) -> None:
-    if not isinstance(example_inputs, tuple) or not example_inputs:
-        raise ImportModelError(
-            describe(
-                f"{origin}: no example inputs",
-                found=type(example_inputs).__name__ if example_inputs != () else "an empty tuple",
-                expected="a tuple of tensors",
-                remedy="from_torch(module, (torch.zeros(32, 1, 8, 8),))",
-            )
-        )
-    for position, value in enumerate(example_inputs):
-        if not isinstance(value, torch.Tensor):
-            found = type(value).__name__
-            raise ImportModelError(describe(f"{origin}: example input {position}", found=found, expected="a torch.Tensor"))
-
-
-def _check_modules(module: torch.nn.Module) -> None:
-    """Refuse settings that an exported graph no longer shows clearly."""
-    for path, child in module.named_modules():
-        if not isinstance(child, _BatchNorm):
-            continue
-        where = f"module {path or '(top)'}"
-        if not child.track_running_stats or child.running_mean is None:
-            found, remedy = "track_running_stats=False", "use track_running_stats=True"
-        elif child.training and child.momentum is None:
-            found, remedy = "momentum=None (a cumulative average)", "set momentum to a number such as 0.1"
-        else:
-            continue
-        raise UnsupportedOperatorError(type(child).__name__, where=where, found=found, remedy=remedy)
-
-
-@contextlib.contextmanager
-def _untouched(module: torch.nn.Module) -> Iterator[None]:
-    """Whatever happens inside, leave the random number generator, buffers and modes of the module as they were."""
-    state = torch.random.get_rng_state()
-    modes = [(child, child.training) for child in module.modules()]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.random.set_rng_state(state)
-        for child, training in modes:
-            child.training = training
-
-
-def _export(module: torch.nn.Module, example_inputs: Any, origin: str) -> Any:
-    inputs = tuple(t.detach() for t in example_inputs)
-    try:
-        with _untouched(module), torch.enable_grad():
-            return torch.export.export(module, inputs, strict=False)
-    except Exception as error:  # torch.export raises whatever the model's own code raises
-        raise ImportModelError(
-            describe(
-                f"{origin}: torch.export cannot export this model",
-                found=f"{type(error).__name__}: {error}",
-                expected="a forward() without data-dependent control flow that accepts the example inputs",
-            )
-        ) from error
-
-
 # ---- from the exported program to Relax -----------------------------------------------------------------------------
 
 
 def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Program:
-    _check_static(exported, origin)
-    _check_hidden_modes(exported)
-    exported = _functional(exported)
-    _check_operators(exported)
+    exported = prepare(exported, origin)
     parameters, states, tied = _arrays(exported)
     bindings, variables, results = _convert(_everything_named(exported))
     specs = exported.graph_signature.input_specs
@@ -170,104 +99,6 @@ def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Pr
             origin=origin,
         )
     )
-
-
-def _check_static(exported: Any, origin: str) -> None:
-    for node in exported.graph.nodes:
-        value = node.meta.get("val")
-        for tensor in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(tensor, torch.Tensor) and any(isinstance(d, torch.SymInt) for d in tensor.shape):
-                raise ImportModelError(
-                    describe(
-                        f"{origin}: a dimension is not static",
-                        where=_place(node),
-                        found=f"shape {tuple(map(str, tensor.shape))}",
-                        expected="integers",
-                        remedy="export with the shapes that are to be compiled, without dynamic_shapes",
-                    )
-                )
-
-
-def _check_hidden_modes(exported: Any) -> None:
-    """no_grad and autocast regions change gradients or dtypes; decomposition would drop the former silently."""
-    for node in exported.graph.nodes:
-        name = getattr(node.target, "__name__", str(node.target))
-        if node.op == "call_function" and name in _HIDDEN:
-            raise UnsupportedOperatorError(
-                "torch.no_grad" if name == _HIDDEN[0] else "torch.autocast",
-                where=_place(node),
-                found="a region of forward() in another mode",
-                expected="one mode for the whole model",
-                remedy="remove it, or set requires_grad=False on the parameters that must not train",
-            )
-
-
-def _functional(exported: Any) -> Any:
-    """The same program without mutation, operators that we know kept whole, others decomposed into those that we know."""
-    _split_feature_dropout(exported)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exported = exported.run_decompositions({})
-        unknown = {node.target for node in exported.graph.nodes if node.op == "call_function" and _unknown(node)}
-        for node in [n for n in exported.graph.nodes if n.target is torch.ops.aten._assert_tensor_metadata.default]:
-            exported.graph.erase_node(node)  # shapes and dtypes are static: it holds
-        table = {target: rule for target, rule in torch.export.default_decompositions().items() if target in unknown}
-        return exported.run_decompositions(table) if table else exported
-
-
-def _split_feature_dropout(exported: Any) -> None:
-    """Dropout of whole channels becomes dropout of a factor for each, so that our dropout makes the mask."""
-    graph = exported.graph
-    for node in list(graph.nodes):
-        if node.target is not torch.ops.aten.feature_dropout.default:
-            continue
-        x, p, train = node.args
-        with graph.inserting_before(node):
-            shape = [*x.meta["val"].shape[:2], *[1] * (x.meta["val"].dim() - 2)]
-            ones = graph.call_function(torch.ops.aten.new_ones.default, (x, shape))
-            factor = graph.call_function(torch.ops.aten.dropout.default, (ones, p, train))
-            result = graph.call_function(torch.ops.aten.mul.Tensor, (x, factor))
-        for new in (ones, factor, result):
-            new.meta = dict(node.meta)
-        node.replace_all_uses_with(result)
-        graph.erase_node(node)
-
-
-def _unknown(node: Any) -> bool:
-    return getattr(node.target, "__name__", str(node.target)) not in CONVERTERS
-
-
-def _check_operators(exported: Any) -> None:
-    """Refuse every operator that has no converter, all in one error, and gradients that a detach would stop."""
-    unknown: dict[str, str] = {}
-    for node in exported.graph.nodes:
-        if node.op == "call_function" and _unknown(node):
-            unknown.setdefault(str(node.target), _place(node))
-    if unknown:
-        raise UnsupportedOperatorError(
-            ", ".join(unknown),
-            where="; ".join(f"{place} ({name})" for name, place in unknown.items()),
-            expected="the operators in docs/operators.md",
-            remedy="write the model with supported operators",
-        )
-    trained = {s.arg.name for s in exported.graph_signature.input_specs if s.kind is InputKind.PARAMETER}
-    dependent = {node for node in exported.graph.nodes if node.name in trained}
-    for node in exported.graph.nodes:
-        if any(source in dependent for source in node.all_input_nodes):
-            dependent.add(node)
-            if getattr(node.target, "__name__", "") == "detach.default":
-                raise UnsupportedOperatorError(
-                    "detach", where=_place(node), found="a detach of a value that depends on parameters", remedy="remove it"
-                )
-
-
-def _place(node: Any) -> str:
-    """``features.0:conv2d``: the path of the innermost module, then the operator."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = stack[-1][0] if stack else ""
-    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
-    name = {**dict.fromkeys(_BATCH_NORMS, "batch_norm"), "native_dropout": "dropout"}.get(name, name.removeprefix("_"))
-    return identifier(f"{path.removeprefix('L__self__').strip('.') or 'forward'}:{name}")
 
 
 def _arrays(exported: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
@@ -327,7 +158,7 @@ def _convert(view: Any) -> tuple[list[Any], dict[str, Any], list[Any]]:
         nonlocal emitter
         if emitter is None:
             emitter = Emitter(importer.block_builder)
-        emitter.place = _place(node)
+        emitter.place = place_of(node)
         emitter.operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         bound = arguments(node, lambda value: _lookup(importer.env, value))
         result = CONVERTERS[getattr(node.target, "__name__", "")](emitter, bound)
@@ -367,7 +198,7 @@ def _check_type(node: Any, result: Any) -> None:
         if found != wanted:
             raise UnsupportedOperatorError(
                 str(node.target),
-                where=_place(node),
+                where=place_of(node),
                 found=f"{found[1]}{found[0]}",
                 expected=f"{wanted[1]}{wanted[0]}, as in PyTorch",
             )

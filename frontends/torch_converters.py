@@ -1,4 +1,4 @@
-"""What each ATen operator becomes in Relax; ``torch_operators`` says which is converted by what.
+"""What each ATen operator becomes in Relax (data movement is in ``torch_movement``); ``torch_operators`` says which is what.
 
 A converter gets the emitter and the node's arguments by their schema names (see ``torch_operators.arguments``), and returns
 the result, or a sequence of them, in which None is one that must not be used.
@@ -10,13 +10,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from tvm import relax
 
 from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.frontends import blocks
-from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.training import ops as gensyn
 
 Arguments = Any
@@ -118,6 +117,20 @@ def convert_where(e: Emitter, a: Arguments) -> Expr:
 def convert_masked_fill(e: Emitter, a: Arguments) -> Expr:
     value = number(a.value, a.out_dtype) if isinstance(a.value, bool | int | float) else e.cast(a.value, a.out_dtype)
     return e(op.where(a.mask, value, a.self))
+
+
+def convert_cast(e: Emitter, a: Arguments) -> Expr:
+    return e.cast(a.self, a.out_dtype)
+
+
+def convert_float_power(e: Emitter, a: Arguments) -> Expr:
+    if dtype_of(a.self) not in FLOATS or not isinstance(a.exponent, int | float):
+        raise e.refuse("an integer base or an exponent that is a tensor", expected="a float tensor to a constant power")
+    return blocks.power(e, e.cast(a.self, a.out_dtype), a.exponent)
+
+
+def convert_reciprocal(e: Emitter, a: Arguments) -> Expr:
+    return e.div(1.0, e.cast(a.self, a.out_dtype))
 
 
 # ---- reductions -----------------------------------------------------------------------------------------------------
@@ -295,132 +308,3 @@ def convert_dropout(e: Emitter, a: Arguments) -> Expr:
 
 def convert_native_dropout(e: Emitter, a: Arguments) -> Any:
     return convert_dropout(e, a), None
-
-
-# ---- data movement --------------------------------------------------------------------------------------------------
-
-
-def convert_to_shape(e: Emitter, a: Arguments) -> Expr:
-    return e.reshape(a.self, a.out_shape)
-
-
-def convert_transpose(e: Emitter, a: Arguments) -> Expr:
-    axes = list(range(rank_of(a.self)))
-    one, two = (0, 1) if not hasattr(a, "dim0") else (a.dim0, a.dim1)
-    if axes:
-        axes[one], axes[two] = axes[two], axes[one]
-    return e.transpose(a.self, axes)
-
-
-def convert_cat(e: Emitter, a: Arguments) -> Expr:
-    parts = [e.cast(t, a.out_dtype) for t in a.tensors if shape_of(t) != [0] or len(a.out_shape) == 1]
-    return e.concat(parts, a.dim % len(a.out_shape))
-
-
-def convert_stack(e: Emitter, a: Arguments) -> Expr:
-    axis = a.dim % len(a.out_shape)
-    shape = [1 if k == axis else d for k, d in enumerate(a.out_shape)]
-    return e.concat([e.reshape(e.cast(t, a.out_dtype), shape) for t in a.tensors], axis)
-
-
-def convert_slice(e: Emitter, a: Arguments) -> Expr:
-    axis = a.dim % rank_of(a.self)
-    start, stop, step = slice(a.start, a.end, a.step).indices(shape_of(a.self)[axis])
-    return e.slice(a.self, axis, start, max(start, stop), step)
-
-
-def convert_select(e: Emitter, a: Arguments) -> Expr:
-    axis = a.dim % rank_of(a.self)
-    index = a.index % shape_of(a.self)[axis]
-    return e.reshape(e.slice(a.self, axis, index, index + 1), a.out_shape)
-
-
-def _pieces(e: Emitter, x: Expr, axis: int, sizes: list[int]) -> list[Expr]:
-    starts = [sum(sizes[:k]) for k in range(len(sizes))]
-    return [e.slice(x, axis, start, start + size) for start, size in zip(starts, sizes, strict=True)]
-
-
-def convert_split(e: Emitter, a: Arguments) -> Any:
-    axis = a.dim % rank_of(a.self)
-    extent = shape_of(a.self)[axis]
-    if hasattr(a, "split_sizes"):
-        sizes = list(a.split_sizes)
-    else:
-        size = a.split_size if hasattr(a, "split_size") else -(-extent // a.chunks)
-        sizes = [min(size, extent - start) for start in range(0, extent, size)] if extent else [0]
-    return _pieces(e, a.self, axis, sizes)
-
-
-def convert_unbind(e: Emitter, a: Arguments) -> Any:
-    axis = a.dim % rank_of(a.self)
-    shape = [d for k, d in enumerate(shape_of(a.self)) if k != axis]
-    return [e.reshape(piece, shape) for piece in _pieces(e, a.self, axis, [1] * shape_of(a.self)[axis])]
-
-
-def convert_repeat(e: Emitter, a: Arguments) -> Expr:
-    repeats = a.repeats if hasattr(a, "repeats") else a.dims
-    rank = max(rank_of(a.self), len(repeats))
-    x = e.reshape(a.self, [1] * (rank - rank_of(a.self)) + shape_of(a.self))
-    for axis, count in enumerate([1] * (rank - len(repeats)) + list(repeats)):
-        x = e.concat([x] * count, axis) if count else e.slice(x, axis, 0, 0)
-    return x
-
-
-def convert_pad(e: Emitter, a: Arguments) -> Expr:
-    if getattr(a, "mode", "constant") != "constant":
-        raise e.refuse(f"mode={a.mode!r}", expected="constant padding")
-    rank = rank_of(a.self)
-    lows, highs = [0] * rank, [0] * rank
-    for k in range(len(a.pad) // 2):
-        lows[rank - 1 - k], highs[rank - 1 - k] = a.pad[2 * k], a.pad[2 * k + 1]
-    return blocks.pad(e, a.self, lows, highs, a.value or 0.0)
-
-
-def convert_fill(value: float | None) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Expr:
-        filling = value if value is not None else getattr(a, "fill_value", getattr(a, "s", 0))
-        if not isinstance(filling, bool | int | float):
-            raise e.refuse("a value computed at run time", expected="a number")
-        return e.full(a.out_shape, filling, a.out_dtype)
-
-    return convert
-
-
-def convert_arange(e: Emitter, a: Arguments) -> Expr:
-    start, step = getattr(a, "start", 0), getattr(a, "step", 1)
-    if not float(start).is_integer() or not float(step).is_integer():
-        raise e.refuse(f"start {start}, step {step}", expected="integers")
-    return e.arange(int(start), a.out_shape[0], int(step), a.out_dtype)
-
-
-def convert_triangle(function: Callable[[np.ndarray, int], np.ndarray]) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Expr:
-        keep = constant(function(np.ones(shape_of(a.self)[-2:], dtype=bool), a.diagonal))
-        return e.where(keep, a.self, number(0, dtype_of(a.self)))
-
-    return convert
-
-
-def convert_same(e: Emitter, a: Arguments) -> Expr:
-    return a.self
-
-
-def convert_cast(e: Emitter, a: Arguments) -> Expr:
-    return e.cast(a.self, a.out_dtype)
-
-
-def convert_float_power(e: Emitter, a: Arguments) -> Expr:
-    if dtype_of(a.self) not in FLOATS or not isinstance(a.exponent, int | float):
-        raise e.refuse("an integer base or an exponent that is a tensor", expected="a float tensor to a constant power")
-    return blocks.power(e, e.cast(a.self, a.out_dtype), a.exponent)
-
-
-def convert_reciprocal(e: Emitter, a: Arguments) -> Expr:
-    return e.div(1.0, e.cast(a.self, a.out_dtype))
-
-
-def convert_getitem(e: Emitter, a: Arguments) -> Expr:
-    item = a.values[a.index]
-    if item is None:
-        raise e.refuse(f"a use of output {a.index} of {a.source}", expected="its first output only")
-    return item

@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
+        _check_outputs(options)
         code = options.command(options)
         # Here, so that a reader that has gone away is noticed inside the try.
         sys.stdout.flush()
@@ -118,6 +119,18 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
         return name, tuple(int(e) for e in extents.split(",") if e)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a name and integers, like image=64,1,8,8") from None
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Before the work: files that could not be written after it."""
+    from gensyn_tvm.runtime.file import check_destination
+
+    files = [getattr(options, "checkpoint", None), None if options.command is _demo else getattr(options, "output", None)]
+    for path in files:
+        if path:
+            check_destination(Path(path))
+    if files[0] and files[1] and os.path.realpath(files[0]) == os.path.realpath(files[1]):
+        raise InputError(f"--checkpoint and --output are one file: {files[0]}")
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------

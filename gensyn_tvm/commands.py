@@ -134,7 +134,7 @@ def _called(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
         line = f"{path}:{frames[-1].lineno}" if frames else str(path)
         raise ImportModelError(
             describe("the model's own code failed", where=line, found=f"{type(error).__name__}: {error}")

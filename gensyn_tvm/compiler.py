@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gensyn_tvm.canonical.graph import Graph
-from gensyn_tvm.errors import TargetError
+from gensyn_tvm.errors import InvalidProgramError, TargetError, describe
 from gensyn_tvm.program import Program
 from gensyn_tvm.runtime.executable import Executable, State
 from gensyn_tvm.targets.cpu import CpuTarget, resolve_target
@@ -31,15 +31,28 @@ class Source:
 
 
 def source_of(program: Program | TrainingStep | Graph | Source) -> Source:
-    """The canonical graph of anything that can be compiled, with its arrays."""
+    """The canonical graph of anything that can be compiled, with its arrays.
+
+    Raises:
+        InvalidProgramError: something else.
+    """
+    from gensyn_tvm.training.step import TrainingStep, inference_graph
+
     if isinstance(program, Source):
         return program
     if isinstance(program, Graph):
         return Source(program, State({}))
     if isinstance(program, Program):
-        from gensyn_tvm.training.step import inference_graph
-
         return Source(inference_graph(program), State({**program.parameters, **program.states}))
+    if not isinstance(program, TrainingStep):
+        raise InvalidProgramError(
+            describe(
+                "this cannot be compiled",
+                found=type(program).__name__,
+                expected="a program, a training step or a canonical graph",
+                remedy="from_torch or from_onnx makes a program of a model",
+            )
+        )
     arrays = {**program.parameters, **program.states, **program.optimizer_state}
     return Source(program.graph, State(arrays), program.learning_rate)
 
@@ -60,6 +73,7 @@ def compile(
         schedule: ``fast`` (default), ``plain`` or ``none``; ``c`` is always ``none``. Never changes a bit.
 
     Raises:
+        InvalidProgramError: ``program`` is something else.
         UnsupportedOperatorError: an operator has no deterministic variant.
         TargetError: the target is unknown or its compiler is missing.
         InputError: fewer than one thread.
@@ -121,12 +135,14 @@ def phases(graph: Graph, target: str | CpuTarget = "native", *, schedule: str = 
     from tvm import relax
 
     from gensyn_tvm.passes.pipeline import run_phases
+    from gensyn_tvm.targets.environment import add_environment_kernel
     from gensyn_tvm.targets.lowering import lowering_for
 
     resolved = resolve_target(target)
     style = "none" if resolved.kind == "c" else schedule
     texts: dict[str, str] = {}
     module = run_phases(graph, resolved, style, lambda phase, m: texts.update({phase: m.script(show_meta=False)}))
+    module = add_environment_kernel(module)
     with resolved.to_tvm(), lowering_for(has_fma=resolved.has_fma):
         built = relax.build(module, resolved.to_tvm(), relax_pipeline=None)
     kernels = [m for m in built.mod.imports if m.kind in ("llvm", "c")]

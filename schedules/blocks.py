@@ -17,6 +17,15 @@ _REDUCTION = 2  # tirx.IterVar.CommReduce
 INLINABLE = ("map", "move")
 #: Recomputing these for every element of a broadcast costs more than storing them.
 _EXPENSIVE = tuple(exact.PREFIX + name for name in (*exact.ELEMENTARY, "div", "sqrt"))
+#: How much an operator's body grows when TVM's code generator substitutes what it binds: nested bodies multiply, and a few
+#: inside of one another would compile forever.
+_BODY = {
+    **dict.fromkeys(exact.ELEMENTARY, 8),
+    **dict.fromkeys(("floor", "ceil", "round"), 4),
+    **dict.fromkeys(("maximum", "minimum", "wrap_add", "wrap_sub", "wrap_mul", "convert"), 3),
+    **dict.fromkeys(("neg", "abs", "canonical_nan"), 1),
+}
+_MAX_BODY = 12
 
 
 def live_blocks(sch: Any) -> list[Any]:
@@ -67,13 +76,25 @@ def is_empty(sch: Any, block: Any) -> bool:
     return _size(sch, block) == 0
 
 
+def _has(names: list[str], wanted: tuple[str, ...]) -> bool:
+    return any(name in wanted for name in names)
+
+
+def _body(names: list[str]) -> int:
+    return sum(_BODY.get(name.removeprefix(exact.PREFIX), 0) for name in names)
+
+
 def inline_maps(sch: Any) -> None:
     """Inline every elementwise stage into its consumers, unless that would repeat expensive arithmetic."""
     for block in live_blocks(sch):
         consumers = list(sch.get_consumers(block))
         if role_of(sch, block) not in INLINABLE or not consumers:
             continue
+        names = calls_in(sch, block)
+        body = _body(names)
+        if body and body + max(_body(calls_in(sch, c)) for c in consumers) > _MAX_BODY:
+            continue  # the value goes through memory
         repeats = max(_size(sch, c) for c in consumers) > 2 * _size(sch, block) or len(consumers) > 1
-        if repeats and any(name in _EXPENSIVE for name in calls_in(sch, block)):
+        if repeats and _has(names, _EXPENSIVE):
             continue
         sch.compute_inline(block)

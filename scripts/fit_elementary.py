@@ -44,6 +44,17 @@ def log_series(z: Any) -> Any:
     return mpmath.mpf(2) / 3 if z == 0 else (2 * mpmath.atanh(s) / s - 2) / z
 
 
+def exp2_tail(r: Any) -> Any:
+    """(2^r - 1) / r."""
+    return mpmath.log(2) if r == 0 else mpmath.expm1(r * mpmath.log(2)) / r
+
+
+def atan_series(z: Any) -> Any:
+    """(atan(t) / t - 1) / z with t^2 = z."""
+    t = mpmath.sqrt(z)
+    return -mpmath.mpf(1) / 3 if z == 0 else (mpmath.atan(t) / t - 1) / z
+
+
 def erf_ratio(t: Any) -> Any:
     """erf(x) / x with x^2 = t + ERF_CENTRE."""
     x = mpmath.sqrt(t + ERF_CENTRE)
@@ -66,6 +77,7 @@ def main() -> None:
     """Print the tables as Python source."""
     half_log2 = mpmath.log(2) / 2 * mpmath.mpf("1.0000001")
     log_end = ((mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1)) ** 2
+    atan_end = (mpmath.sqrt(2) - 1) ** 2
     erf_end = mpmath.mpf("15.3666")
     even, odd = exp_ratio(half_log2**2)
     tables = {
@@ -73,6 +85,8 @@ def main() -> None:
         "EXP_EVEN": even,
         "EXP_ODD": odd,
         "LOG_SERIES": interpolate(log_series, mpmath.mpf(0), log_end, 6),
+        "EXP2_TAIL": interpolate(exp2_tail, -mpmath.mpf("0.5"), mpmath.mpf("0.5"), 10),
+        "ATAN_SERIES": interpolate(atan_series, mpmath.mpf(0), atan_end * mpmath.mpf("1.0000001"), 10),
         "ERF_RATIO": interpolate(erf_ratio, -mpmath.mpf(ERF_CENTRE), erf_end - ERF_CENTRE, 27),
     }
     for name, coefficients in tables.items():

@@ -316,3 +316,31 @@ def test_arrays_from_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(InputError, match="arrays cannot be read"):
         load_arrays(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("option", ("-o", "--checkpoint"))
+@pytest.mark.parametrize(("place", "text"), [("nowhere/t.gtvm", "No such file or directory"), ("", "Is a directory")])
+def test_outputs_are_checked_before_training(
+    capsys: pytest.CaptureFixture[str], folder: Path, option: str, place: str, text: str
+) -> None:
+    outputs = {"-o": folder / "unused.gtvm", option: folder / place}
+    arguments = ("train", f"{folder}/model.py:broken", "--data", folder / "data.npz")
+    assert text in call(capsys, *arguments, *(a for pair in outputs.items() for a in pair), code=1)
+
+
+def test_settings_out_of_range(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    arguments = ("train", f"{folder}/model.py:small", "--data", folder / "data.npz", "-o", folder / "unused.gtvm")
+    assert "lr, eps, weight_decay must be" in call(capsys, *arguments, "--lr", "nan", code=1)
+
+
+def test_checkpoint_and_output_are_two_files(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    outputs = ("-o", folder / "unused.gtvm", "--checkpoint", f"{folder}/./unused.gtvm")
+    text = call(capsys, "train", f"{folder}/model.py:broken", "--data", folder / "data.npz", *outputs, code=1)
+    assert "are one file" in text
+
+
+def test_failing_model_code_is_located_from_a_relative_path(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert "in: model.py:12" in call(capsys, "import", "model.py:broken", "-o", "unused.gtvm", code=1)

@@ -74,24 +74,25 @@ def _results(function: Any) -> list[Any]:
     return list(body.fields) if isinstance(body, relax.Tuple) else [body]
 
 
-def _variables(expr: Any) -> list[Any]:
+def variables_of(expr: Any) -> list[Any]:
+    """The variables that a Relax expression reads, in order, repeated where it reads them again."""
     if isinstance(expr, tvm.ir.Var):
         return [expr]
     if isinstance(expr, relax.TupleGetItem):
-        return _variables(expr.tuple_value)
+        return variables_of(expr.tuple_value)
     children = expr.fields if isinstance(expr, relax.Tuple) else getattr(expr, "args", ())
-    return [v for child in children for v in _variables(child)]
+    return [v for child in children for v in variables_of(child)]
 
 
 def _live_bindings(function: Any, results: Sequence[Any]) -> list[Any]:
     """The bindings that the results depend on: gradients leave many that nothing needs."""
-    needed = {v for r in results for v in _variables(r)}
+    needed = {v for r in results for v in variables_of(r)}
     live = []
     for block in reversed(list(function.body.blocks)):
         for binding in reversed(list(block.bindings)):
             if binding.var in needed:
                 live.append(binding)
-                needed.update(_variables(binding.value))
+                needed.update(variables_of(binding.value))
     return live[::-1]
 
 

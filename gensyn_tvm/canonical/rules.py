@@ -101,6 +101,12 @@ RULES: dict[str, Rule] = {
     "tanh": t.unary(("float32",)),
     "sigmoid": t.unary(("float32",)),
     "erf": t.unary(("float32",)),
+    "exp2": t.unary(("float32",)),
+    "log2": t.unary(("float32",)),
+    "log10": t.unary(("float32",)),
+    "atan": t.unary(("float32",)),
+    "sinh": t.unary(("float32",)),
+    "cosh": t.unary(("float32",)),
     "is_nan": t.predicate,
     "logical_not": t.unary(("bool",)),
     # elementwise, several inputs, NumPy broadcasting

@@ -33,6 +33,14 @@ def _sigmoid_mp(x: Any) -> Any:
     return 1 / (1 + _MP.exp(-x))
 
 
+def _exp2_mp(x: Any) -> Any:
+    return _MP.power(2, x)
+
+
+def _log2_mp(x: Any) -> Any:
+    return _MP.log(x, 2)
+
+
 _erf_of_each = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -47,7 +55,7 @@ def _erf(x: Array) -> Array:
 
 
 def _nearest(name: str, x: np.float32, below: np.float32, above: np.float32) -> np.float32:
-    """Which of two neighbouring floats is nearer to the exact value at ``x``."""
+    """Which of two neighbouring floats is nearer to the exact value at ``x``; the lower one of 0 and 2^-149 at a tie."""
     low, high = (float(v) if np.isfinite(v) else math.copysign(2.0**128, v) for v in (below, above))
     middle = (low + high) / 2.0  # exact in binary64
     return above if _MP_FUNCTIONS[name](_MP.mpf(float(x))) > middle else below
@@ -93,6 +101,12 @@ _BINARY64: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
     "erf": _erf,
+    "exp2": np.exp2,
+    "log2": np.log2,
+    "log10": np.log10,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
 }
 _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "exp": _MP.exp,
@@ -102,6 +116,12 @@ _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "tanh": _MP.tanh,
     "sigmoid": _sigmoid_mp,
     "erf": _MP.erf,
+    "exp2": _exp2_mp,
+    "log2": _log2_mp,
+    "log10": _MP.log10,
+    "atan": _MP.atan,
+    "sinh": _MP.sinh,
+    "cosh": _MP.cosh,
 }
 
 #: float32 arrays of any shape to float32 arrays of the same shape.

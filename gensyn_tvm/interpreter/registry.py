@@ -26,6 +26,12 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "tanh": correctly_rounded("tanh"),
     "sigmoid": correctly_rounded("sigmoid"),
     "erf": correctly_rounded("erf"),
+    "exp2": correctly_rounded("exp2"),
+    "log2": correctly_rounded("log2"),
+    "log10": correctly_rounded("log10"),
+    "atan": correctly_rounded("atan"),
+    "sinh": correctly_rounded("sinh"),
+    "cosh": correctly_rounded("cosh"),
     "is_nan": simple(elementwise.is_nan),
     "logical_not": simple(np.logical_not),
     # elementwise, several inputs

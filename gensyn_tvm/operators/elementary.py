@@ -16,7 +16,16 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.operators import exact
-from gensyn_tvm.operators.elementary_coefficients import ERF_CENTRE, ERF_RATIO, EXP_EVEN, EXP_ODD, EXP_TAIL, LOG_SERIES
+from gensyn_tvm.operators.elementary_coefficients import (
+    ATAN_SERIES,
+    ERF_CENTRE,
+    ERF_RATIO,
+    EXP2_TAIL,
+    EXP_EVEN,
+    EXP_ODD,
+    EXP_TAIL,
+    LOG_SERIES,
+)
 from gensyn_tvm.targets.body import Body
 
 Expr = Any
@@ -26,6 +35,15 @@ _LOG2_E = float.fromhex("0x1.71547652b82fep+0")
 #: log(2) in two parts; the first has 42 bits, so its product with an exponent is exact.
 _LN2_HIGH = float.fromhex("0x1.62e42fefa3800p-1")
 _LN2_LOW = float.fromhex("0x1.ef35793c76730p-45")
+_LOG10_E = float.fromhex("0x1.bcb7b1526e50ep-2")
+#: log10(2) in two parts like log(2).
+_LOG10_2_HIGH = float.fromhex("0x1.34413509f7800p-2")
+_LOG10_2_LOW = float.fromhex("0x1.fef311f12b358p-46")
+_HALF_PI = float.fromhex("0x1.921fb54442d18p+0")
+#: pi / 2 - _HALF_PI.
+_HALF_PI_LOW = float.fromhex("0x1.1a62633145c07p-54")
+#: tan(pi / 8) and tan(3 pi / 8), roughly: where atan changes its reduction.
+_TAN_LOW, _TAN_HIGH = 0.4140625, 2.4140625
 #: Adding 1.5 * 2^52 rounds to an integer, which then stands in the low bits of the sum.
 _ROUNDER = 1.5 * 2.0**52
 _MANTISSA = 2**52 - 1
@@ -38,7 +56,8 @@ _LARGEST = float.fromhex("0x1.fffffep+127")
 _ZERO = -0.0
 _QUIET_NAN = 0x7FC00000
 
-#: Inputs that the binary64 result would round to the wrong side, and their results, as bit patterns.
+#: Inputs that the binary64 result would round to the wrong side, and their results, as bit patterns. Odd and even functions
+#: that calculate with the magnitude (sinh, cosh, atan) have it here.
 HARD: dict[str, dict[int, int]] = {
     "exp": {},
     "expm1": {},
@@ -63,6 +82,12 @@ HARD: dict[str, dict[int, int]] = {
     "tanh": {},
     "sigmoid": {0xBA928601: 0x3EFFDB5F},
     "erf": {},
+    "exp2": {0x3B429D37: 0x3F804385, 0xBCF3A937: 0x3F7AC6B1},
+    "log2": {},
+    "log10": {0x0EFEEE7A: 0xC1E99D23},
+    "atan": {0x3D8D6B23: 0x3D8D31C3},
+    "sinh": {0x3A1285FF: 0x3A1285FF},
+    "cosh": {},
 }
 
 
@@ -148,15 +173,28 @@ def _split(body: Body, w: Expr) -> tuple[Expr, Expr]:
     return shifted, body.let(k)
 
 
-def _log_sum(body: Body, f: Expr, k: Expr) -> Expr:
-    """log(1 + f) + k log(2) for binary64 variables with 1 + f in [sqrt(1/2), sqrt(2)].
+def _log_mantissa(body: Body, x: Expr) -> tuple[Expr, Expr]:
+    """(f, k) with x = 2^k (1 + f) and 1 + f in [sqrt(1/2), sqrt(2)), binary64 variables, for a float32 variable x."""
+    shifted, k = _split(body, _log_domain(body, x, 2.0**-149))
+    mantissa = tirx.bitwise_and(shifted, body.int_const(_MANTISSA, "uint64"))
+    z = body.reinterpret(_F64, tirx.Add(mantissa, body.int_const(_SQRT_HALF, "uint64")))
+    return body.let(exact.sub(z, body.const(1.0, _F64))), k
+
+
+def _log_tail(body: Body, f: Expr, low: Expr) -> Expr:
+    """log(1 + f) - f + low for a binary64 variable f with 1 + f in [sqrt(1/2), sqrt(2)].
 
     With s = f / (2 + f), log(1 + f) = 2 atanh(s) = 2 s + s R(s^2), and 2 s = f - s f without the error of the division.
     """
     s = body.let(exact.div(f, exact.add(f, body.const(2.0, _F64))))
     z = body.let(exact.mul(s, s))
     correction = _multiply_add(body, z, _polynomial(body, z, LOG_SERIES), exact.neg(f))
-    tail = _multiply_add(body, s, correction, exact.mul(k, body.const(_LN2_LOW, _F64)))
+    return _multiply_add(body, s, correction, low)
+
+
+def _log_sum(body: Body, f: Expr, k: Expr) -> Expr:
+    """log(1 + f) + k log(2) for binary64 variables with 1 + f in [sqrt(1/2), sqrt(2)]."""
+    tail = _log_tail(body, f, exact.mul(k, body.const(_LN2_LOW, _F64)))
     return _multiply_add(body, k, body.const(_LN2_HIGH, _F64), exact.add(f, tail))
 
 
@@ -188,11 +226,7 @@ def expm1(body: Body, x: Expr) -> Expr:
 
 def log(body: Body, x: Expr) -> Expr:
     """Natural logarithm."""
-    d = _log_domain(body, x, 2.0**-149)
-    shifted, k = _split(body, d)
-    mantissa = tirx.bitwise_and(shifted, body.int_const(_MANTISSA, "uint64"))
-    z = body.reinterpret(_F64, tirx.Add(mantissa, body.int_const(_SQRT_HALF, "uint64")))
-    f = body.let(exact.sub(z, body.const(1.0, _F64)))
+    f, k = _log_mantissa(body, x)
     return _log_specials(body, x, _ZERO, _finish(body, "log", x, _log_sum(body, f, k)))
 
 
@@ -250,6 +284,70 @@ def erf(body: Body, x: Expr) -> Expr:
     return _finish(body, "erf", x, exact.mul(d, _polynomial(body, t, ERF_RATIO)))
 
 
+def exp2(body: Body, x: Expr) -> Expr:
+    """2^x. Beyond the clamps the result is 0 or infinity by the last rounding."""
+    d = _widen(body, _clamp(body, x, -152.0, 130.0))
+    rounder = body.const(_ROUNDER, _F64)
+    rounded = body.let(exact.add(d, rounder))
+    r = body.let(exact.sub(d, exact.sub(rounded, rounder)))
+    power = _polynomial(body, r, (1.0, *EXP2_TAIL))
+    k = tirx.shift_left(body.reinterpret("uint64", rounded), body.int_const(52, "uint64"))
+    wide = tirx.Add(body.reinterpret("int64", power), body.reinterpret("int64", k))
+    return _finish(body, "exp2", x, body.reinterpret(_F64, wide))
+
+
+def log2(body: Body, x: Expr) -> Expr:
+    """Logarithm to base 2, k + log(1 + f) / log(2): exact for powers of 2."""
+    f, k = _log_mantissa(body, x)
+    fraction = exact.add(f, _log_tail(body, f, body.const(_ZERO, _F64)))
+    wide = _multiply_add(body, fraction, body.const(_LOG2_E, _F64), k)
+    return _log_specials(body, x, _ZERO, _finish(body, "log2", x, wide))
+
+
+def log10(body: Body, x: Expr) -> Expr:
+    """Logarithm to base 10, k log10(2) + log(1 + f) / log(10)."""
+    f, k = _log_mantissa(body, x)
+    fraction = exact.add(f, _log_tail(body, f, body.const(_ZERO, _F64)))
+    low = _multiply_add(body, fraction, body.const(_LOG10_E, _F64), exact.mul(k, body.const(_LOG10_2_LOW, _F64)))
+    wide = _multiply_add(body, k, body.const(_LOG10_2_HIGH, _F64), low)
+    return _log_specials(body, x, _ZERO, _finish(body, "log10", x, wide))
+
+
+def atan(body: Body, x: Expr) -> Expr:
+    """Inverse tangent: atan(t), pi/4 + atan(t) or pi/2 + atan(t) with t = a, (a - 1) / (a + 1) or -1 / a, a = |x|."""
+    magnitude = body.let(exact.absolute(x))
+    a, one, zero = _widen(body, magnitude), body.const(1.0, _F64), body.const(0.0, _F64)
+    small = exact.lt(magnitude, body.const(_TAN_LOW))
+    large = exact.lt(body.const(_TAN_HIGH), magnitude)
+    numerator = exact.select(small, a, exact.select(large, exact.neg(one), exact.sub(a, one)))
+    denominator = exact.select(small, one, exact.select(large, a, exact.add(a, one)))
+    t = body.let(exact.div(body.let(numerator), body.let(denominator)))
+    high, low = ((body.const(v / 2.0, _F64), body.const(v, _F64)) for v in (_HALF_PI, _HALF_PI_LOW))
+    offset = body.let(exact.select(small, zero, exact.select(large, high[1], high[0])))
+    offset_low = body.let(exact.select(small, zero, exact.select(large, low[1], low[0])))
+    z = body.let(exact.mul(t, t))
+    tail = _multiply_add(body, exact.mul(t, z), _polynomial(body, z, ATAN_SERIES), offset_low)
+    wide = exact.add(offset, exact.add(t, tail))
+    return _with_sign_of(body, x, _finish(body, "atan", magnitude, wide))
+
+
+def sinh(body: Body, x: Expr) -> Expr:
+    """(e + e / (e + 1)) / 2 with e = e^|x| - 1. Beyond the clamp the result is infinity by the last rounding."""
+    magnitude = body.let(exact.absolute(x))
+    e = body.let(_expm1(body, _widen(body, _clamp(body, magnitude, 0.0, 90.0))))
+    doubled = exact.add(e, exact.div(e, exact.add(e, body.const(1.0, _F64))))
+    result = _finish(body, "sinh", magnitude, exact.mul(doubled, body.const(0.5, _F64)))
+    return _with_sign_of(body, x, result)
+
+
+def cosh(body: Body, x: Expr) -> Expr:
+    """(e + 1 / e) / 2 with e = e^|x|. Beyond the clamp the result is infinity by the last rounding."""
+    magnitude = body.let(exact.absolute(x))
+    e = body.let(_exp(body, _widen(body, _clamp(body, magnitude, 0.0, 90.0))))
+    doubled = exact.add(e, exact.div(body.const(1.0, _F64), e))
+    return _finish(body, "cosh", magnitude, exact.mul(doubled, body.const(0.5, _F64)))
+
+
 #: Each takes the body and a float32 variable (any lanes) and returns the float32 result.
 BODIES: dict[str, Callable[[Body, Expr], Expr]] = {
     "exp": exp,
@@ -259,4 +357,10 @@ BODIES: dict[str, Callable[[Body, Expr], Expr]] = {
     "tanh": tanh,
     "sigmoid": sigmoid,
     "erf": erf,
+    "exp2": exp2,
+    "log2": log2,
+    "log10": log10,
+    "atan": atan,
+    "sinh": sinh,
+    "cosh": cosh,
 }

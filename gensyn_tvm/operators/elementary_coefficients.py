@@ -39,6 +39,36 @@ LOG_SERIES = (
     float.fromhex("0x1.2b584aae78a57p-3"),
 )
 
+#: (2^r - 1) / r for |r| <= 1/2.
+EXP2_TAIL = (
+    float.fromhex("0x1.62e42fefa39efp-1"),
+    float.fromhex("0x1.ebfbdff82c598p-3"),
+    float.fromhex("0x1.c6b08d704a0c2p-5"),
+    float.fromhex("0x1.3b2ab6fba1ddap-7"),
+    float.fromhex("0x1.5d87fe78a5276p-10"),
+    float.fromhex("0x1.430913096fd9fp-13"),
+    float.fromhex("0x1.ffcbfc670dcd4p-17"),
+    float.fromhex("0x1.62bfd47773353p-20"),
+    float.fromhex("0x1.b524fae627834p-24"),
+    float.fromhex("0x1.e6063f7217bc6p-28"),
+    float.fromhex("0x1.e9d3fe3952179p-32"),
+)
+
+#: (atan(t) / t - 1) / t^2 as a polynomial in t^2 for |t| <= sqrt(2) - 1.
+ATAN_SERIES = (
+    float.fromhex("-0x1.5555555555555p-2"),
+    float.fromhex("0x1.999999999934cp-3"),
+    float.fromhex("-0x1.2492492436201p-3"),
+    float.fromhex("0x1.c71c71853d7c8p-4"),
+    float.fromhex("-0x1.745d0b28a7649p-4"),
+    float.fromhex("0x1.3b12630643e8ap-4"),
+    float.fromhex("-0x1.10fa77b104ae8p-4"),
+    float.fromhex("0x1.dfe6497394f40p-5"),
+    float.fromhex("-0x1.a0999c2994d42p-5"),
+    float.fromhex("0x1.4162bf84bf0bfp-5"),
+    float.fromhex("-0x1.3a31b0297d745p-6"),
+)
+
 #: erf(x) / x as a polynomial in x^2 - ERF_CENTRE for |x| <= 3.92.
 ERF_CENTRE = 7.6875
 ERF_RATIO = (

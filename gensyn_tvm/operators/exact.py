@@ -26,7 +26,10 @@ COMPARE = ("eq", "ne", "lt", "le")
 #: Operators of one float with a float result.
 UNARY = ("neg", "abs", "sqrt", "floor", "ceil", "round")
 #: Correctly rounded functions of one float32; bodies are in ``gensyn_tvm.operators.elementary``.
-ELEMENTARY = ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf")
+ELEMENTARY = (
+    *("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"),
+    *("exp2", "log2", "log10", "atan", "sinh", "cosh"),
+)
 #: fma; bit-pattern constant and reinterpretation; conversions; wrapping integer arithmetic; NaN canonicalisation.
 OTHER = ("fma", "bits", "convert", "canonical_nan", "wrap_add", "wrap_sub", "wrap_mul")
 

@@ -46,7 +46,8 @@ class State(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         value = self.arrays[name]
-        return value if isinstance(value, np.ndarray) else value.numpy()
+        # A copy either way, so that writing into it changes neither this state nor the model that it came from.
+        return value.copy() if isinstance(value, np.ndarray) else value.numpy()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
@@ -72,7 +73,7 @@ class Executable:
 
     Attributes:
         graph: the canonical graph.
-        state: initial values of the state inputs (for inference: the parameters).
+        state: values of the state inputs: the initial ones, or those of the file (for inference: the parameters).
         target: name of the target.
         schedule: style of the schedules.
         threads: compute threads.
@@ -88,7 +89,6 @@ class Executable:
     learning_rate: float | None = None
     _machine: Any = field(default=None, repr=False)
     _enter: Any = field(default=None, repr=False)
-    _held: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def from_library(
@@ -108,8 +108,8 @@ class Executable:
             InputError: fewer than one thread.
         """
         threads = core_count() if threads is None else threads
-        if threads < 1:
-            raise InputError(f"threads={threads}; expected at least 1")
+        if not isinstance(threads, int) or threads < 1:
+            raise InputError(f"threads={threads!r}; expected at least 1")
         exe = Executable(graph, state, target, schedule, threads, library, learning_rate)
         exe._load()
         return exe
@@ -151,10 +151,14 @@ class Executable:
                 ) from error
 
     def init(self, seed: int = 0) -> State:
-        """The state before the first step."""
-        if not -(2**63) <= seed < 2**63:
-            raise InputError(f"seed={seed}; expected a 64-bit integer")
-        return State(self.state.arrays, 0, seed)
+        """The state before the first step, with the arrays of ``self.state``.
+
+        Raises:
+            InputError: the seed is no integer of 64 bits.
+        """
+        if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
+            raise InputError(f"seed={seed!r}; expected a 64-bit integer")
+        return State(self.state.arrays, 0, int(seed))
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run once; see the class for the two forms.
@@ -181,11 +185,16 @@ class Executable:
             raise InputError("a training step is called as exe(state, batch); state comes from exe.init(seed)")
         names = [i.name for i in self.graph.inputs if i.role in ("input", "target")]
         if not isinstance(batch, Mapping):
+            if not isinstance(batch, Sequence):
+                raise InputError(f"the batch is a {type(batch).__name__}, expected {', '.join(names)} in a tuple or by name")
             if len(batch) != len(names):
                 raise InputError(f"the batch has {len(batch)} arrays, expected {len(names)}: {', '.join(names)}")
             batch = dict(zip(names, batch, strict=True))
-        rate = self.learning_rate if learning_rate is None else learning_rate
-        scalars = {"step": np.int64(state.step), "seed": np.int64(state.seed), "learning_rate": np.float32(rate or 0.0)}
+        scalars = {
+            "step": np.int64(state.step),
+            "seed": np.int64(state.seed),
+            "learning_rate": self._rate(self.learning_rate if learning_rate is None else learning_rate),
+        }
         control = {i.name: np.asarray(scalars[i.role]) for i in self.graph.inputs if i.role in scalars}
         outputs = self.run({**batch, **control}, state.arrays)
         arrays, metrics = {}, {}
@@ -196,6 +205,14 @@ class Executable:
                 metrics[declared.name] = value.numpy()
         kept = {n: v for n, v in state.arrays.items() if n not in arrays}
         return State({**kept, **arrays}, state.step + 1, state.seed), {n: _scalar(v) for n, v in metrics.items()}
+
+    def _rate(self, rate: Any) -> np.float32:
+        """The learning rate as the program reads it; zero if the program has none."""
+        if rate is None and all(i.role != "learning_rate" for i in self.graph.inputs):
+            return np.float32(0.0)
+        if not isinstance(rate, int | float | np.number) or not abs(float(rate)) <= float(np.finfo(np.float32).max):
+            raise InputError(f"learning_rate={rate!r}; expected a finite number")
+        return np.float32(rate)
 
     def run(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
         """Run on named arrays; the outputs in the order of the graph, as TVM tensors.
@@ -253,7 +270,10 @@ def _tensor(declared: Input, value: Any) -> tuple[Any, str]:
         found = (tuple(int(e) for e in value.shape), str(value.dtype))
         tensor = value
     else:
-        array = value if isinstance(value, np.ndarray | np.generic) else _from_dlpack(value)
+        try:
+            array = value if isinstance(value, np.ndarray | np.generic) else _from_dlpack(value)
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:
+            return None, f"{declared.role} {declared.name!r} is a {type(value).__name__} that NumPy cannot read ({error})"
         found = (array.shape, str(array.dtype))
         tensor = None
     if found != (declared.type.shape, declared.type.dtype):

@@ -7,6 +7,7 @@ ever unpickled, and nothing is written to disk under a name that comes from a fi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -372,7 +373,22 @@ def _zip(members: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def check_destination(path: Path) -> None:
+    """Refuse a path that no file can have, before long work whose result is to go there.
+
+    Raises:
+        OSError: it is a folder, or its folder does not exist or cannot be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
+
+
 def _write_atomically(path: Path, data: bytes) -> None:
+    check_destination(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     # O_EXCL with the usual mode, rather than tempfile's 0600: the file gets the permissions of the user's umask.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 #: Which library is taken if a file has several: the widest that runs here; the oracle last.
 _PREFERENCE = (*LEVELS, "c")
 _LEARNING_RATE = "learning_rate"
+_CLOCK = ("step", "seed")
+_INTEGER = re.compile("-?[0-9]{1,19}", re.ASCII)
 
 
 def _features(target: str) -> tuple[str, ...]:
@@ -40,18 +43,19 @@ def save_executables(path: Path, executables: Sequence[Executable], state: State
         if exe.target in libraries:
             raise InputError(f"two executables for target {exe.target!r}")
         libraries[exe.target] = Library(exe.target, exe.library, _features(exe.target), {"schedule": exe.schedule})
-    arrays = (state or first.state).numpy()
-    write_gtvm(path, first.graph, arrays, libraries, _extra(first.learning_rate))
+    stored = first.state if state is None else state
+    write_gtvm(path, first.graph, stored.numpy(), libraries, _extra(first.learning_rate, stored))
 
 
 def save_source(path: Path, source: Source) -> None:
     """Write a program without any library."""
-    write_gtvm(path, source.graph, source.state.numpy(), {}, _extra(source.learning_rate))
+    write_gtvm(path, source.graph, source.state.numpy(), {}, _extra(source.learning_rate, source.state))
 
 
-def _extra(learning_rate: float | None) -> dict[str, Any]:
-    # As text, because JSON readers may round numbers.
-    return {} if learning_rate is None else {_LEARNING_RATE: float(learning_rate).hex()}
+def _extra(learning_rate: float | None, state: State) -> dict[str, Any]:
+    """What a file keeps beside graph, arrays and libraries; as text, because JSON readers may round numbers."""
+    extra = {} if learning_rate is None else {_LEARNING_RATE: float(learning_rate).hex()}
+    return {**extra, **{name: str(getattr(state, name)) for name in _CLOCK if getattr(state, name)}}
 
 
 def load_source(path: str | os.PathLike[str]) -> Source:
@@ -66,7 +70,15 @@ def load_source(path: str | os.PathLike[str]) -> Source:
 def _source(contents: Contents) -> Source:
     from gensyn_tvm.compiler import Source
 
-    return Source(contents.graph, State(contents.arrays), _learning_rate(contents.manifest))
+    return Source(contents.graph, _state(contents), _learning_rate(contents.manifest))
+
+
+def _state(contents: Contents) -> State:
+    step, seed = (contents.manifest["extra"].get(name, "0") for name in _CLOCK)
+    for name, text in zip(_CLOCK, (step, seed), strict=True):
+        if not isinstance(text, str) or not _INTEGER.fullmatch(text) or not -(2**63) <= int(text) < 2**63:
+            raise InvalidFileError(f"the manifest's {name} is not a 64-bit integer: {text!r}")
+    return State(contents.arrays, int(step), int(seed))
 
 
 def _learning_rate(manifest: Mapping[str, Any]) -> float | None:
@@ -82,7 +94,8 @@ def _learning_rate(manifest: Mapping[str, Any]) -> float | None:
 def load(path: str | os.PathLike[str], *, target: str | None = None, threads: int | None = None) -> Executable:
     """Load a saved program with a library that runs on this machine.
 
-    A library is machine code: load files only from people whose programs you would run.
+    A library is machine code: load files only from people whose programs you would run. The executable's ``state`` is what was
+    saved, with its step and seed; handed to a training step it continues the training.
 
     Args:
         path: a ``.gtvm`` file.
@@ -97,7 +110,7 @@ def load(path: str | os.PathLike[str], *, target: str | None = None, threads: in
     library = _choose(contents.libraries, target, str(path))
     return Executable.from_library(
         contents.graph,
-        State(contents.arrays),
+        _state(contents),
         library.data,
         target=library.target,
         schedule=str(library.options.get("schedule", "")),

@@ -9,6 +9,7 @@ import tvm
 from tvm import relax
 from tvm.ir import Op
 
+from gensyn_tvm.canonical.from_relax import variables_of
 from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.errors import InvalidProgramError, UnsupportedOperatorError, describe
 from gensyn_tvm.training import gradients
@@ -40,7 +41,7 @@ def check_differentiable(function: Any, parameters: slice, names: Sequence[str])
                 continue
             if name is not None and Op.get(name).get_attr("FPrimalGradient") is None:
                 missing.setdefault(name, str(binding.var.name))
-            reached.update(v for v in _variables(binding.value) if _carries_gradient(v))
+            reached.update(v for v in variables_of(binding.value) if _carries_gradient(v))
     if missing:
         raise UnsupportedOperatorError(
             ", ".join(missing),
@@ -68,12 +69,3 @@ def _operator(value: Any) -> str | None:
 def _carries_gradient(variable: Any) -> bool:
     fields = getattr(variable.ty, "fields", None)
     return any(str(t.dtype.dtype) in FLOATS for t in (fields if fields is not None else [variable.ty]))
-
-
-def _variables(expr: Any) -> list[Any]:
-    if isinstance(expr, tvm.ir.Var):
-        return [expr]
-    if isinstance(expr, relax.TupleGetItem):
-        return _variables(expr.tuple_value)
-    children = expr.fields if isinstance(expr, relax.Tuple) else getattr(expr, "args", ())
-    return [v for child in children for v in _variables(child)]

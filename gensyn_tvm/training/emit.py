@@ -10,8 +10,6 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from gensyn_tvm.canonical.types import FLOATS
-
 Expr = Any
 op = relax.op
 
@@ -32,10 +30,9 @@ def dtype_of(expr: Expr) -> str:
     return str(expr.ty.dtype.dtype)
 
 
-def number(value: float | int | bool, dtype: str) -> Expr:
+def number(value: bool | int | float, dtype: str) -> Expr:
     """A scalar constant; a float32 is the double ``value`` rounded to nearest."""
-    source = np.float64 if dtype in FLOATS else None
-    return relax.const(np.array(value, dtype=source).astype(dtype), dtype)
+    return relax.const(np.array(value, dtype=dtype), dtype)
 
 
 class Emitter:
@@ -43,6 +40,8 @@ class Emitter:
 
     Attributes:
         place: name of the next bindings.
+
+    Python numbers in its arithmetic take the dtype of the tensor beside them.
     """
 
     def __init__(self, builder: Any) -> None:

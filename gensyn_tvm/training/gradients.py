@@ -116,6 +116,20 @@ def _erf(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
     return [op.multiply(g, op.multiply(_c(2 / math.sqrt(math.pi), x), op.exp(op.negative(op.multiply(x, x)))))]
 
 
+def _cosh(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
+    return [op.multiply(g, op.sinh(call.args[0]))]
+
+
+def _atan(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
+    """g / (1 + x * x)"""
+    (x,) = call.args
+    return [op.divide(g, op.add(_c(1, x), op.multiply(x, x)))]
+
+
+def _sinh(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
+    return [op.multiply(g, op.cosh(call.args[0]))]
+
+
 def _square(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
     return [op.multiply(g, op.multiply(_c(2, var), call.args[0]))]
 
@@ -246,6 +260,9 @@ GRADIENTS: dict[str, Gradient] = {
     "relax.nn.softplus": _softplus,
     "relax.rsqrt": _rsqrt,
     "relax.erf": _erf,
+    "relax.sinh": _sinh,
+    "relax.cosh": _cosh,
+    "relax.atan": _atan,
     "relax.square": _square,
     "relax.power": _power,
     "relax.maximum": _extremum(op.less),

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from tvm.relax import const
 
+from gensyn_tvm.errors import InvalidProgramError
 from gensyn_tvm.training.emit import Emitter, Expr, dtype_of, op
 
 Arrays = dict[str, np.ndarray]
@@ -22,7 +23,11 @@ Expressions = dict[str, Expr]
 
 def _check(name: str, condition: bool, what: str) -> None:
     if not condition:
-        raise ValueError(f"{name}: {what}")
+        raise InvalidProgramError(f"{name}: {what}")
+
+
+def _sizes(*values: float) -> bool:
+    return all(isinstance(v, int | float | np.number) and 0 <= v < float("inf") for v in values)
 
 
 def _zeros(parameters: Mapping[str, np.ndarray], suffix: str) -> Arrays:
@@ -35,6 +40,9 @@ class Optimizer:
 
     Attributes:
         lr: default learning rate.
+
+    Raises:
+        InvalidProgramError: a setting out of its range.
     """
 
     lr: float
@@ -63,7 +71,7 @@ class SGD(Optimizer):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _check("SGD", self.lr >= 0 and self.momentum >= 0 and self.weight_decay >= 0, "lr, momentum, weight_decay must be >= 0")
+        _check("SGD", _sizes(self.lr, self.momentum, self.weight_decay), "lr, momentum, weight_decay must be finite and >= 0")
         _check("SGD", not self.nesterov or self.momentum > 0, "nesterov needs momentum > 0")
 
     def initial_state(self, parameters: Mapping[str, np.ndarray]) -> Arrays:
@@ -103,7 +111,7 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        _check(name, self.lr >= 0 and self.eps >= 0 and self.weight_decay >= 0, "lr, eps, weight_decay must be >= 0")
+        _check(name, _sizes(self.lr, self.eps, self.weight_decay), "lr, eps, weight_decay must be finite and >= 0")
         _check(name, len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two betas in [0, 1) are needed")
 
     def initial_state(self, parameters: Mapping[str, np.ndarray]) -> Arrays:

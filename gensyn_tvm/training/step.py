@@ -89,10 +89,18 @@ def training_step(
         metrics: further outputs; by default ``("accuracy",)`` for cross entropy, nothing otherwise.
 
     Raises:
-        InvalidProgramError: an unknown loss, metric or optimizer, a loss that is no float scalar, a target of the wrong type, a
-            parameter that the loss does not depend on, a name that is used twice.
+        InvalidProgramError: something that is no program, an unknown loss, metric or optimizer, a loss that is no float scalar,
+            a target of the wrong type, a parameter that the loss does not depend on, a name that is used twice.
         UnsupportedOperatorError: operators without a canonical form or without a gradient, all of them in one error.
     """
+    if not isinstance(program, Program):
+        raise InvalidProgramError(
+            describe(
+                "a training step needs a program",
+                found=type(program).__name__,
+                expected="what from_torch or from_onnx returns",
+            )
+        )
     chosen = _optimizer(optimizer)
     names = tuple(metrics) if metrics is not None else (("accuracy",) if loss == "cross_entropy" else ())
     _check_metrics(names, loss)

@@ -181,6 +181,7 @@ class Mixed(nn.Module):
         arith = (2 - x) / (n[:, None].float() + 3) + x**3 - x**-2 + n[:, None] * 1.5 + n[:, None] / 2
         return {
             "moves": (joined, last, stacked, x.repeat(2, 1).tril(-1), x.expand(2, 3, 4), F.pad(x, (1, -1, 2, 0), value=3.0)),
+            "curves": [x.sinh(), x.cosh(), x.atan()],
             "values": [masked, arith, n + 1, n.float().round().abs().sqrt().reciprocal()],
             "sums": [
                 x.sum(),

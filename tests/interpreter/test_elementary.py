@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from gensyn_tvm.interpreter.elementary import FUNCTIONS
 
 PROOFS = Path(__file__).resolve().parents[2] / "proofs"
 INF, NAN = float("inf"), float("nan")
+PI = math.pi
 TINY = 2.0**-149
 
 #: Results of docs/numerics.md and of plain mathematics: input, result.
@@ -27,6 +29,12 @@ SPECIALS: dict[str, list[tuple[float, float]]] = {
     "tanh": [(-INF, -1.0), (INF, 1.0), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (50.0, 1.0), (-50.0, -1.0)],
     "sigmoid": [(-INF, 0.0), (INF, 1.0), (0.0, 0.5), (-0.0, 0.5), (TINY, 0.5), (-1e30, 0.0), (1e30, 1.0), (-105.0, 0.0)],
     "erf": [(-INF, -1.0), (INF, 1.0), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (4.0, 1.0), (-4.0, -1.0)],
+    "exp2": [(-INF, 0.0), (INF, INF), (-0.0, 1.0), (TINY, 1.0), (10.0, 1024.0), (128.0, INF), (-149.0, TINY), (-150.0, 0.0)],
+    "log2": [(0.0, -INF), (-0.0, -INF), (INF, INF), (-INF, NAN), (-TINY, NAN), (1.0, 0.0), (8.0, 3.0), (TINY, -149.0)],
+    "log10": [(0.0, -INF), (-0.0, -INF), (INF, INF), (-INF, NAN), (-TINY, NAN), (1.0, 0.0), (1000.0, 3.0), (1e10, 10.0)],
+    "atan": [(-INF, -PI / 2), (INF, PI / 2), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (1.0, PI / 4)],
+    "sinh": [(-INF, -INF), (INF, INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (90.0, INF), (-90.0, -INF)],
+    "cosh": [(-INF, INF), (INF, INF), (0.0, 1.0), (-0.0, 1.0), (TINY, 1.0), (90.0, INF), (-90.0, INF)],
 }
 
 MPFR: dict[str, Callable[[Any], Any]] = {
@@ -37,6 +45,12 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "tanh": gmpy2.tanh,
     "sigmoid": lambda x: 1 / (1 + gmpy2.exp(-x)),
     "erf": gmpy2.erf,
+    "exp2": gmpy2.exp2,
+    "log2": gmpy2.log2,
+    "log10": gmpy2.log10,
+    "atan": gmpy2.atan,
+    "sinh": gmpy2.sinh,
+    "cosh": gmpy2.cosh,
 }
 
 
@@ -86,7 +100,7 @@ def test_against_mpfr(name: str) -> None:
             value = MPFR[name](gmpy2.mpfr(float(xi)))
             if gmpy2.is_finite(value) and value != 0 and -(2**20) < gmpy2.get_exp(value) < 2**20:
                 overflow = abs(value) >= gmpy2.mpfr(2) ** 128
-                expected = int(np.float32(INF).view(np.uint32)) if overflow else nearest_float32(value)
+                expected = int(np.float32(math.copysign(INF, value)).view(np.uint32)) if overflow else nearest_float32(value)
                 assert int(result.view(np.uint32)) == expected, f"{name}({float(xi).hex()})"
 
 

@@ -90,7 +90,8 @@ def _simple() -> list[Case]:
     for op in ("neg", "abs", "sqrt", "floor", "ceil", "round", "sign", "is_nan"):
         cases += [Case(f"{op}-{d}", op, (((3, 37), d),), {}) for d in (F, D)]
     cases += [Case(f"{op}-{d}", op, (((41,), d),), {}) for op in ("neg", "abs") for d in ("int32", "int64")]
-    for op in ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"):
+    elementary = ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "exp2", "log2", "log10")
+    for op in (*elementary, "atan", "sinh", "cosh"):
         cases.append(Case(op, op, (((7, 91), F),), {}))
     for op in ("add", "sub", "mul", "div", "maximum", "minimum"):
         cases += [Case(f"{op}-{d}", op, (((9, 1, 33), d), ((5, 33), d)), {}) for d in (F, D)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import Source, compile
-from gensyn_tvm.errors import InputError, TargetError
+from gensyn_tvm.errors import InputError, InvalidProgramError, TargetError
 from gensyn_tvm.runtime.executable import Executable, State
+from gensyn_tvm.runtime.packaging import load, load_source
+from gensyn_tvm.training.step import training_step
 
 TARGET = "c"  # compiles fastest, and runs everywhere
 
@@ -161,6 +164,12 @@ def test_other_byte_orders_are_refused(inference: Executable) -> None:
     assert "input 'x' is >f4[3, 4], expected float32[3, 4]" in message(inference, X.astype(">f4"), SHIFT)
 
 
+def test_arrays_that_numpy_cannot_read_are_refused(inference: Executable) -> None:
+    assert "input 'x' is a Tensor that NumPy cannot read" in message(inference, torch.zeros(3, 4, requires_grad=True), SHIFT)
+    assert "input 'x' is a Tensor that NumPy cannot read" in message(inference, torch.zeros(3, 4, dtype=torch.bfloat16), SHIFT)
+    assert "input 'x' is a list that NumPy cannot read" in message(inference, [[1], [2, 3]], SHIFT)
+
+
 def test_things_that_are_no_arrays_are_refused(inference: Executable) -> None:
     assert "input 'x' is" in message(inference, "a string", SHIFT)
     assert "input 'x' is" in message(inference, None, SHIFT)
@@ -208,22 +217,61 @@ def test_wrong_calls_of_a_training_step(training: Executable) -> None:
     assert "missing parameter 'weight'" in message(training, State({}), BATCH)
 
 
-@pytest.mark.parametrize("seed", (2**63, -(2**63) - 1))
-def test_seeds_have_64_bits(training: Executable, seed: int) -> None:
-    with pytest.raises(InputError, match=f"seed={seed}; expected a 64-bit integer"):
+@pytest.mark.parametrize("seed", (2**63, -(2**63) - 1, 1.5, "1", None))
+def test_seeds_have_64_bits(training: Executable, seed: Any) -> None:
+    with pytest.raises(InputError, match=f"seed={seed!r}; expected a 64-bit integer"):
         training.init(seed)
+
+
+@pytest.mark.parametrize("batch", (5, iter(BATCH)))
+def test_a_batch_is_a_sequence_or_a_mapping(training: Executable, batch: Any) -> None:
+    assert "expected batch, target in a tuple or by name" in message(training, training.init(), batch)
+
+
+@pytest.mark.parametrize("rate", (float("nan"), float("inf"), 1e300, "0.1"))
+def test_unusable_learning_rates(training: Executable, rate: Any) -> None:
+    with pytest.raises(InputError, match="expected a finite number"):
+        training(training.init(), BATCH, learning_rate=rate)
+
+
+def test_a_learning_rate_is_never_made_up() -> None:
+    state = {"weight": np.array([1, 2], np.float32), "untouched": np.array([1], np.float32)}
+    exe = compile(Source(descent(), State(state)), TARGET)
+    with pytest.raises(InputError, match="learning_rate=None; expected a finite number"):
+        exe(exe.init(), BATCH)
+
+
+def test_writing_into_the_arrays_of_a_state_changes_nothing(training: Executable) -> None:
+    training.init()["weight"][...] = 7
+    assert training.init()["weight"].tolist() == [1.0, 2.0]
+
+
+def test_training_continues_from_a_file(training: Executable, tmp_path: Path) -> None:
+    state = training(training.init(seed=-(2**63)), BATCH)[0]
+    training.save(tmp_path / "step.gtvm", state=state)
+    loaded = load(tmp_path / "step.gtvm")
+    assert (loaded.state.step, loaded.state.seed) == (1, -(2**63))
+    after, metrics = loaded(loaded.state, BATCH)
+    assert (metrics["when"], metrics["seed"]) == (1, -(2**63))
+    assert after.digest() == training(state, BATCH)[0].digest()
+    assert (load_source(tmp_path / "step.gtvm").state.step, loaded.init().step) == (1, 0)
+
+
+def test_an_empty_state_is_not_replaced_by_the_initial_one(training: Executable, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="missing arrays"):
+        training.save(tmp_path / "step.gtvm", state=State({}))
 
 
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", (0, -1))
-def test_fewer_than_one_thread_is_refused(threads: int, inference: Executable) -> None:
-    with pytest.raises(InputError, match=f"threads={threads}; expected at least 1"):
+@pytest.mark.parametrize("threads", (0, -1, 1.5, "2"))
+def test_fewer_than_one_thread_is_refused(threads: Any, inference: Executable) -> None:
+    with pytest.raises(InputError, match=f"threads={threads!r}; expected at least 1"):
         Executable.from_library(
             inference.graph, inference.state, inference.library, target=TARGET, schedule="none", threads=threads
         )
-    with pytest.raises(InputError, match=f"threads={threads}; expected at least 1"):
+    with pytest.raises(InputError, match=f"threads={threads!r}; expected at least 1"):
         compile(inference.graph, TARGET, threads=threads)
 
 
@@ -239,6 +287,14 @@ def test_properties(inference: Executable, training: Executable) -> None:
     assert training.is_training_step
     assert training.learning_rate == 0.5
     assert inference.threads >= 1
+
+
+@pytest.mark.parametrize("thing", (None, torch.nn.Linear(1, 1), "model.onnx"))
+def test_things_that_cannot_be_compiled(thing: Any) -> None:
+    with pytest.raises(InvalidProgramError, match=f"this cannot be compiled\\n  found: {type(thing).__name__}"):
+        compile(thing, TARGET)
+    with pytest.raises(InvalidProgramError, match="a training step needs a program"):
+        training_step(thing)
 
 
 @pytest.mark.parametrize(

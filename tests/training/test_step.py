@@ -300,8 +300,16 @@ def test_reserved_names() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: SGD(-1.0), lambda: SGD(0.1, nesterov=True), lambda: Adam(betas=(0.9, 1.0)), lambda: AdamW(weight_decay=-1.0)],
+    [
+        lambda: SGD(-1.0),
+        lambda: SGD(float("inf")),
+        lambda: SGD("0.1"),  # type: ignore[arg-type]
+        lambda: SGD(0.1, nesterov=True),
+        lambda: Adam(betas=(0.9, 1.0)),
+        lambda: Adam(eps=float("nan")),
+        lambda: AdamW(weight_decay=-1.0),
+    ],
 )
 def test_optimizer_settings_are_checked(make: Callable[[], Optimizer]) -> None:
-    with pytest.raises(ValueError, match=r"SGD|Adam"):
+    with pytest.raises(InvalidProgramError, match=r"SGD|Adam"):
         make()

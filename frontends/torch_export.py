@@ -1,0 +1,200 @@
+"""From a PyTorch module to an exported program of ATen operators that ``torch_operators`` can convert."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.export.graph_signature import InputKind
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe
+from gensyn_tvm.frontends.assemble import identifier
+from gensyn_tvm.frontends.torch_operators import CONVERTERS
+
+_HIDDEN = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+_BATCH_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training")
+
+
+def _check_inputs(origin: str, example_inputs: Any) -> None:
+    if not isinstance(example_inputs, tuple) or not example_inputs:
+        raise ImportModelError(
+            describe(
+                f"{origin}: no example inputs",
+                found=type(example_inputs).__name__ if example_inputs != () else "an empty tuple",
+                expected="a tuple of tensors",
+                remedy="from_torch(module, (torch.zeros(32, 1, 8, 8),))",
+            )
+        )
+    for position, value in enumerate(example_inputs):
+        if not isinstance(value, torch.Tensor):
+            found = type(value).__name__
+            raise ImportModelError(describe(f"{origin}: example input {position}", found=found, expected="a torch.Tensor"))
+
+
+def _check_modules(module: torch.nn.Module) -> None:
+    """Refuse settings that an exported graph no longer shows clearly."""
+    for path, child in module.named_modules():
+        if not isinstance(child, _BatchNorm):
+            continue
+        where = f"module {path or '(top)'}"
+        if not child.track_running_stats or child.running_mean is None:
+            found, remedy = "track_running_stats=False", "use track_running_stats=True"
+        elif child.training and child.momentum is None:
+            found, remedy = "momentum=None (a cumulative average)", "set momentum to a number such as 0.1"
+        else:
+            continue
+        raise UnsupportedOperatorError(type(child).__name__, where=where, found=found, remedy=remedy)
+
+
+@contextlib.contextmanager
+def _untouched(module: torch.nn.Module) -> Iterator[None]:
+    """Whatever happens inside, leave the random number generator, buffers and modes of the module as they were."""
+    state = torch.random.get_rng_state()
+    modes = [(child, child.training) for child in module.modules()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.random.set_rng_state(state)
+        for child, training in modes:
+            child.training = training
+
+
+def export_module(module: torch.nn.Module, example_inputs: Any, origin: str) -> Any:
+    """What ``torch.export`` makes of a module, which is left as it was.
+
+    Raises:
+        ImportModelError: inputs that are no tensors, a model that ``torch.export`` cannot export.
+        UnsupportedOperatorError: a module with settings that no deterministic variant has.
+    """
+    _check_inputs(origin, example_inputs)
+    _check_modules(module)
+    inputs = tuple(t.detach() for t in example_inputs)
+    try:
+        with _untouched(module), torch.enable_grad():
+            return torch.export.export(module, inputs, strict=False)
+    except Exception as error:  # torch.export raises whatever the model's own code raises
+        raise ImportModelError(
+            describe(
+                f"{origin}: torch.export cannot export this model",
+                found=f"{type(error).__name__}: {error}",
+                expected="a forward() without data-dependent control flow that accepts the example inputs",
+            )
+        ) from error
+
+
+def prepare(exported: Any, origin: str) -> Any:
+    """The same exported program without mutation, of operators that have a converter only.
+
+    Raises:
+        ImportModelError: shapes that are not static.
+        UnsupportedOperatorError: whatever cannot be imported.
+    """
+    _check_static(exported, origin)
+    _check_hidden_modes(exported)
+    exported = _functional(exported)
+    _check_operators(exported)
+    return exported
+
+
+def _check_static(exported: Any, origin: str) -> None:
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        for tensor in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(tensor, torch.Tensor) and any(isinstance(d, torch.SymInt) for d in tensor.shape):
+                raise ImportModelError(
+                    describe(
+                        f"{origin}: a dimension is not static",
+                        where=place_of(node),
+                        found=f"shape {tuple(map(str, tensor.shape))}",
+                        expected="integers",
+                        remedy="export with the shapes that are to be compiled, without dynamic_shapes",
+                    )
+                )
+
+
+def _check_hidden_modes(exported: Any) -> None:
+    """no_grad and autocast regions change gradients or dtypes; decomposition would drop the former silently."""
+    for node in exported.graph.nodes:
+        name = getattr(node.target, "__name__", str(node.target))
+        if node.op == "call_function" and name in _HIDDEN:
+            raise UnsupportedOperatorError(
+                "torch.no_grad" if name == _HIDDEN[0] else "torch.autocast",
+                where=place_of(node),
+                found="a region of forward() in another mode",
+                expected="one mode for the whole model",
+                remedy="remove it, or set requires_grad=False on the parameters that must not train",
+            )
+
+
+def _functional(exported: Any) -> Any:
+    """The same program without mutation, operators that we know kept whole, others decomposed into those that we know."""
+    _split_feature_dropout(exported)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = exported.run_decompositions({})
+        unknown = {node.target for node in exported.graph.nodes if node.op == "call_function" and _unknown(node)}
+        for node in [n for n in exported.graph.nodes if n.target is torch.ops.aten._assert_tensor_metadata.default]:
+            exported.graph.erase_node(node)  # shapes and dtypes are static: it holds
+        table = {target: rule for target, rule in torch.export.default_decompositions().items() if target in unknown}
+        return exported.run_decompositions(table) if table else exported
+
+
+def _split_feature_dropout(exported: Any) -> None:
+    """Dropout of whole channels becomes dropout of a factor for each, so that our dropout makes the mask."""
+    graph = exported.graph
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten.feature_dropout.default:
+            continue
+        x, p, train = node.args
+        with graph.inserting_before(node):
+            shape = [*x.meta["val"].shape[:2], *[1] * (x.meta["val"].dim() - 2)]
+            ones = graph.call_function(torch.ops.aten.new_ones.default, (x, shape))
+            factor = graph.call_function(torch.ops.aten.dropout.default, (ones, p, train))
+            result = graph.call_function(torch.ops.aten.mul.Tensor, (x, factor))
+        for new in (ones, factor, result):
+            new.meta = dict(node.meta)
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+
+
+def _unknown(node: Any) -> bool:
+    return getattr(node.target, "__name__", str(node.target)) not in CONVERTERS
+
+
+def _check_operators(exported: Any) -> None:
+    """Refuse every operator that has no converter, all in one error, and gradients that a detach would stop."""
+    unknown: dict[str, str] = {}
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and _unknown(node):
+            unknown.setdefault(str(node.target), place_of(node))
+    if unknown:
+        raise UnsupportedOperatorError(
+            ", ".join(unknown),
+            where="; ".join(f"{place} ({name})" for name, place in unknown.items()),
+            expected="the operators in docs/operators.md",
+            remedy="write the model with supported operators",
+        )
+    trained = {s.arg.name for s in exported.graph_signature.input_specs if s.kind is InputKind.PARAMETER}
+    dependent = {node for node in exported.graph.nodes if node.name in trained}
+    for node in exported.graph.nodes:
+        if any(source in dependent for source in node.all_input_nodes):
+            dependent.add(node)
+            if getattr(node.target, "__name__", "") == "detach.default":
+                raise UnsupportedOperatorError(
+                    "detach", where=place_of(node), found="a detach of a value that depends on parameters", remedy="remove it"
+                )
+
+
+def place_of(node: Any) -> str:
+    """``features.0:conv2d``: the path of the innermost module, then the operator."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+    name = {**dict.fromkeys(_BATCH_NORMS, "batch_norm"), "native_dropout": "dropout"}.get(name, name.removeprefix("_"))
+    return identifier(f"{path.removeprefix('L__self__').strip('.') or 'forward'}:{name}")
