@@ -25,6 +25,7 @@ class Imported:
         inputs, parameters, states: names with the variables that stand for them in ``bindings``.
         outputs: names with the expressions of the model's outputs.
         updates: state names with the expressions of their next values.
+        extents: (output, axis) with the int64 scalar that holds the extent of that axis, where it is known at run time only.
         parameter_values, state_values: the arrays that come with the model.
     """
 
@@ -36,6 +37,7 @@ class Imported:
     parameter_values: Mapping[str, np.ndarray]
     state_values: Mapping[str, np.ndarray]
     updates: Mapping[str, Expr] = field(default_factory=dict)
+    extents: Mapping[tuple[int, int], Expr] = field(default_factory=dict)
     origin: str = ""
 
 
@@ -54,7 +56,7 @@ def to_program(model: Imported) -> Program:
             "  what to do: rename the inputs (input_names=)"
         )
     variables = {**model.inputs, **model.parameters, **model.states}
-    results = [*model.outputs.values(), *model.updates.values()]
+    results = [*model.outputs.values(), *model.updates.values(), *model.extents.values()]
     module = relax.transform.Normalize()(tvm.IRModule({"main": _function(variables, model.bindings, results)}))
     relax.analysis.well_formed(module)
     return Program(
@@ -64,6 +66,7 @@ def to_program(model: Imported) -> Program:
         parameters=dict(model.parameter_values),
         states=dict(model.state_values),
         state_updates=tuple(model.updates),
+        extents=tuple(model.extents),
         origin=model.origin,
     )
 

@@ -6,6 +6,7 @@ name for ONNX. Names are places, not identifiers: several bindings of one place 
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst
 
-from gensyn_tvm.canonical.types import DTYPES, FLOATS, INTEGERS
+from gensyn_tvm.canonical.relax_ops import canonical
+from gensyn_tvm.canonical.types import DTYPES, FLOATS, INTEGERS, NARROW
 from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.training import emit
 from gensyn_tvm.training.emit import Expr, dtype_of, number, op, shape_of
@@ -33,7 +35,10 @@ def constant_of(expr: Expr) -> np.ndarray | None:
 
 
 def constant(array: np.ndarray) -> Expr:
-    """A tensor constant with the array's own dtype."""
+    """A tensor constant with the array's own dtype; of a narrow one (which TVM cannot hold) a ``constant`` operator."""
+    if array.dtype.name in NARROW:
+        data = base64.b64encode(array.astype(array.dtype.newbyteorder("<"), order="C").tobytes()).decode("ascii")
+        return canonical("constant", dtype=array.dtype.name, shape=tuple(array.shape), data=data)
     return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 
@@ -52,6 +57,10 @@ class Emitter(emit.Emitter):
     def refuse(self, found: str, *, expected: str = "", remedy: str = "") -> UnsupportedOperatorError:
         """The error for the operator being converted."""
         return UnsupportedOperatorError(self.operator, where=self.place, found=found, expected=expected, remedy=remedy)
+
+    def canonical(self, name: str, *args: Expr, **attrs: Any) -> Expr:
+        """A canonical operator (docs/operators.md) with exactly its attributes: integers, booleans, strings, tuples."""
+        return self(canonical(name, *args, **attrs))
 
     def div(self, a: Expr | float, b: Expr | float) -> Expr:
         """a / b, floats only"""

@@ -15,8 +15,9 @@ class Program:
 
     The Relax module has one function ``main`` with a single dataflow block. Its parameters are, in order: ``inputs``, the
     names of ``parameters``, the names of ``states``. It returns a flat tuple: the model's outputs, then one value for each
-    entry of ``state_updates``. Batch normalisation and dropout appear as ``gensyn.batch_norm`` and ``gensyn.dropout``
-    (see ``gensyn_tvm.training.ops``), which behave as in training or as in inference depending on what is built.
+    entry of ``state_updates`` and of ``extents``. Batch normalisation and dropout appear as ``gensyn.batch_norm`` and
+    ``gensyn.dropout`` (see ``gensyn_tvm.training.ops``), which behave as in training or as in inference depending on what
+    is built.
 
     Attributes:
         module: IRModule with the Relax function ``main``.
@@ -25,6 +26,8 @@ class Program:
         parameters: trainable arrays by framework name, in the framework's order.
         states: arrays that the model itself updates (running statistics), by framework name.
         state_updates: names of the states for which ``main`` returns a new value, in the order of the returned tuple.
+        extents: (output, axis) of every axis of an output whose extent is only known at run time; ``main`` returns one int64
+            scalar for each, after all else. Along such an axis the output is as long as it can become.
         origin: where the model came from, for messages: ``onnx:model.onnx``, ``torch:MyModule``.
     """
 
@@ -34,4 +37,5 @@ class Program:
     parameters: Mapping[str, np.ndarray]
     states: Mapping[str, np.ndarray] = field(default_factory=dict)
     state_updates: tuple[str, ...] = ()
+    extents: tuple[tuple[int, int], ...] = ()
     origin: str = ""

@@ -95,6 +95,13 @@ class Context:
         self._constants[number] = values
         return number
 
+    def stored_constant(self, attrs: Mapping[str, Any]) -> int:
+        """A constant from the attributes of a ``constant`` node."""
+        number = self.emit("constant", **attrs)
+        dtype = self.type(number).numpy_dtype()
+        self._constants[number] = np.frombuffer(base64.b64decode(attrs["data"]), dtype).reshape(self.shape(number))
+        return number
+
     def number(self, value: float | int | bool, like: int) -> int:
         """A scalar constant of the dtype of ``like``: for float32 the double ``value`` rounded to nearest."""
         return self.scalar(value, self.type(like).dtype)

@@ -16,7 +16,9 @@ from tvm.ir import GenericConst
 from gensyn_tvm.canonical import convert_elementwise, convert_movement, convert_reductions, convert_windows
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value, type_of
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
-from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.canonical.relax_ops import PREFIX, canonical_attributes
+from gensyn_tvm.canonical.rules import RULES
+from gensyn_tvm.canonical.types import NARROW_FLOATS, TensorType
 from gensyn_tvm.errors import InvalidProgramError, UnsupportedOperatorError
 
 CONVERTERS: dict[str, Converter] = {
@@ -26,6 +28,13 @@ CONVERTERS: dict[str, Converter] = {
     **convert_movement.CONVERTERS,
 }
 
+#: Operators that only move elements, so that narrow floats need not be widened for them.
+_MOVES = {
+    *("relax.astype", "relax.broadcast_to", "relax.concat", "relax.expand_dims", "relax.flatten", "relax.permute_dims"),
+    *("relax.repeat", "relax.reshape", "relax.split", "relax.squeeze", "relax.stack", "relax.strided_slice", "relax.take"),
+    *("relax.tile", "relax.flip", "relax.full", "relax.zeros", "relax.ones", "relax.where", "relax.nn.batch_flatten"),
+}
+
 #: Operators that earlier stages rewrite; left over, they mean that a stage was skipped.
 _REWRITTEN = {
     "gensyn.batch_norm": "build an inference graph or a training step of the program",
@@ -33,7 +42,14 @@ _REWRITTEN = {
 }
 
 
-def freeze(module: Any, *, name: str, inputs: Sequence[tuple[str, str]], outputs: Sequence[tuple[str, bool]]) -> Graph:
+def freeze(
+    module: Any,
+    *,
+    name: str,
+    inputs: Sequence[tuple[str, str]],
+    outputs: Sequence[tuple[str, bool]],
+    extents: Sequence[tuple[int, int]] = (),
+) -> Graph:
     """The canonical graph of a module's function ``main``.
 
     Args:
@@ -41,6 +57,7 @@ def freeze(module: Any, *, name: str, inputs: Sequence[tuple[str, str]], outputs
         name: the graph's name.
         inputs: name and role for each parameter of ``main``, in order.
         outputs: name, and whether it is the next value of the state of that name, for each result, in order.
+        extents: for each further result of ``main`` (int64 scalars) the output and the axis whose extent it is.
 
     Raises:
         UnsupportedOperatorError: everything in the program that has no canonical form, in one error.
@@ -48,10 +65,10 @@ def freeze(module: Any, *, name: str, inputs: Sequence[tuple[str, str]], outputs
     """
     function = module["main"]
     results = _results(function)
-    if len(inputs) != len(function.params) or len(outputs) != len(results):
+    if len(inputs) != len(function.params) or len(outputs) + len(extents) != len(results):
         raise InvalidProgramError(
             f"main of {name} has {len(function.params)} parameters and {len(results)} results, "
-            f"expected {len(inputs)} and {len(outputs)}"
+            f"expected {len(inputs)} and {len(outputs) + len(extents)}"
         )
     builder = GraphBuilder(name)
     freezer = _Freezer(builder)
@@ -61,8 +78,11 @@ def freeze(module: Any, *, name: str, inputs: Sequence[tuple[str, str]], outputs
         freezer.convert(binding)
     values = [freezer.value(r) for r in results]
     freezer.raise_errors()
-    for (output_name, updates), value in zip(outputs, values, strict=True):
-        builder.add_output(output_name, value, updates=updates)
+    sized: dict[int, list[tuple[int, int]]] = {}
+    for (output, axis), value in zip(extents, values[len(outputs) :], strict=True):
+        sized.setdefault(output, []).append((axis, value))
+    for k, ((output_name, updates), value) in enumerate(zip(outputs, values, strict=False)):
+        builder.add_output(output_name, value, updates=updates, extents=tuple(sorted(sized.get(k, []))))
     return builder.finish()
 
 
@@ -145,13 +165,44 @@ class _Freezer:
     def _call(self, call: Any) -> Value:
         name = str(getattr(call.op, "name", call.op))
         self.context.operator = name
+        if name.startswith(PREFIX):
+            return self._canonical(name.removeprefix(PREFIX), call)
         if name not in CONVERTERS:
             remedy = _REWRITTEN.get(name, "write the model with supported operators")
             found = "an operator without a deterministic variant"
             raise self.context.refuse(found, expected="one of docs/operators.md", remedy=remedy)
         args = [self.value(a) for a in call.args]
         self.context.operator = name
-        return CONVERTERS[name](self.context, call, args)
+        if name in _MOVES or not any(self._is_narrow(a) for a in args):
+            return CONVERTERS[name](self.context, call, args)
+        # Narrow floats are for storage: the operator computes in float32 and its results are rounded once.
+        result = CONVERTERS[name](self.context, call, [self._widened(a) for a in args])
+        return self._narrowed(result, call.ty)
+
+    def _canonical(self, op: str, call: Any) -> Value:
+        if op not in RULES:
+            raise self.context.refuse("no such canonical operator")
+        attrs = canonical_attributes(op, call)
+        if op == "constant":
+            return self.context.stored_constant(attrs)
+        return self.context.emit(op, *(self.value(a) for a in call.args), **attrs)
+
+    def _is_narrow(self, value: Value) -> bool:
+        if isinstance(value, tuple):
+            return any(self._is_narrow(v) for v in value)
+        return isinstance(value, int) and self.context.type(value).dtype in NARROW_FLOATS
+
+    def _widened(self, value: Value) -> Value:
+        if isinstance(value, tuple):
+            return tuple(self._widened(v) for v in value)
+        return self.context.cast(value, "float32") if self._is_narrow(value) else value
+
+    def _narrowed(self, value: Value, ty: Any) -> Value:
+        if isinstance(value, tuple):
+            return tuple(self._narrowed(v, field) for v, field in zip(value, ty.fields, strict=True))
+        dtype = str(ty.dtype.dtype)
+        wide = isinstance(value, int) and self.context.type(value).dtype == "float32"
+        return self.context.cast(value, dtype) if wide and dtype in NARROW_FLOATS else value
 
     def _check(self, binding: Any, result: Value) -> None:
         """A conversion that changes a type would be a mistake of ours; it must never pass silently."""

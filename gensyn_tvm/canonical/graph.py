@@ -65,11 +65,14 @@ class Output:
         name: unique among the outputs; for updated state the name of the input that it replaces.
         value: number of the value.
         updates: whether this output is the next value of the state input of the same name.
+        extents: axes whose extent is only known at run time, each with the number of the int64 scalar that holds it; the
+            output is the leading part of the value along these axes. The value itself has the largest possible extent.
     """
 
     name: str
     value: int
     updates: bool = False
+    extents: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,9 @@ class GraphBuilder:
         self._seen[key] = len(self.types) - 1
         return self._seen[key]
 
-    def add_output(self, name: str, value: int, *, updates: bool = False) -> None:
-        """Declare an output."""
-        self.outputs.append(Output(name, value, updates))
+    def add_output(self, name: str, value: int, *, updates: bool = False, extents: tuple[tuple[int, int], ...] = ()) -> None:
+        """Declare an output; ``extents`` as in ``Output``."""
+        self.outputs.append(Output(name, value, updates, extents))
 
     def finish(self) -> Graph:
         """The finished graph, without nodes that no output depends on."""
@@ -156,7 +159,7 @@ def eliminate_dead_nodes(graph: Graph) -> Graph:
     for node in graph.nodes:
         first_value.append(number)
         number += len(node.types)
-    live = {o.value for o in graph.outputs}
+    live = {v for o in graph.outputs for v in (o.value, *(extent for _, extent in o.extents))}
     keep: list[int] = []
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
@@ -172,5 +175,7 @@ def eliminate_dead_nodes(graph: Graph) -> Graph:
         for k in range(len(node.types)):
             renumber[first_value[index] + k] = number
             number += 1
-    outputs = tuple(Output(o.name, renumber[o.value], o.updates) for o in graph.outputs)
+    outputs = tuple(
+        Output(o.name, renumber[o.value], o.updates, tuple((axis, renumber[v]) for axis, v in o.extents)) for o in graph.outputs
+    )
     return Graph(graph.name, graph.inputs, tuple(nodes), outputs)

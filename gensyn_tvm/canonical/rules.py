@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from gensyn_tvm.canonical import tensor_rules as t
 from gensyn_tvm.canonical import window_rules as w
-from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
+from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Output
 from gensyn_tvm.canonical.rule_basics import Attrs, Refused, Rule, Types
-from gensyn_tvm.canonical.types import DTYPES, FLOATS, INTEGERS, TensorType
+from gensyn_tvm.canonical.types import FLOATS, INTEGERS, NATIVE, TensorType
 from gensyn_tvm.errors import InvalidProgramError, UnsupportedOperatorError, describe
 
 #: Version of the numerics specification (docs/numerics.md). Part of every digest. 0.x: not yet final.
@@ -76,10 +76,25 @@ def _validate_outputs(graph: Graph, types: list[TensorType]) -> None:
     for o in graph.outputs:
         if not 0 <= o.value < len(types):
             raise InvalidProgramError(f"output {o.name!r} refers to a value that does not exist")
+        _validate_extents(o, types)
         if o.updates:
             state = by_name.get(o.name)
             if state is None or state.role not in STATE_ROLES or state.type != types[o.value]:
                 raise InvalidProgramError(f"output {o.name!r} updates no state input of its name and type")
+
+
+def _validate_extents(o: Output, types: list[TensorType]) -> None:
+    ok = isinstance(o.extents, tuple) and all(
+        isinstance(e, tuple) and len(e) == 2 and all(type(v) is int for v in e) for e in o.extents
+    )
+    axes = [axis for axis, _ in o.extents] if ok else []
+    ok = ok and axes == sorted(set(axes)) and all(0 <= a < types[o.value].rank for a in axes)
+    ok = ok and all(0 <= v < len(types) and types[v] == TensorType((), "int64") for _, v in o.extents)
+    if not ok or (o.extents and o.updates):
+        raise InvalidProgramError(
+            f"output {o.name!r} has extents {o.extents!r}; expected ascending axes, each with the number of an int64 scalar, "
+            "and none for updated state"
+        )
 
 
 NUMBERS = FLOATS + INTEGERS
@@ -116,8 +131,8 @@ RULES: dict[str, Rule] = {
     "div": t.binary(FLOATS),
     "maximum": t.binary(NUMBERS),
     "minimum": t.binary(NUMBERS),
-    "equal": t.binary(DTYPES, "bool"),
-    "not_equal": t.binary(DTYPES, "bool"),
+    "equal": t.binary(NATIVE, "bool"),
+    "not_equal": t.binary(NATIVE, "bool"),
     "less": t.binary(NUMBERS, "bool"),
     "less_equal": t.binary(NUMBERS, "bool"),
     "greater": t.binary(NUMBERS, "bool"),

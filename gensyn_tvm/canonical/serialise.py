@@ -17,7 +17,7 @@ from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import InvalidProgramError
 
 FORMAT = "gensyn_tvm.program"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def to_json(graph: Graph) -> dict[str, Any]:
@@ -38,7 +38,9 @@ def to_json(graph: Graph) -> dict[str, Any]:
             }
             for n in graph.nodes
         ],
-        "outputs": [{"name": o.name, "value": o.value, "updates": o.updates} for o in graph.outputs],
+        "outputs": [
+            {"name": o.name, "value": o.value, "updates": o.updates, "extents": _listed(o.extents)} for o in graph.outputs
+        ],
     }
 
 
@@ -105,8 +107,9 @@ def from_json(data: Any) -> Graph:
         nodes.append(Node(r["op"], tuple(r["inputs"]), attrs, types, r["source"]))
     outputs = []
     for k, item in enumerate(top["outputs"]):
-        r = _record(item, f"output {k}", name=str, value=int, updates=bool)
-        outputs.append(Output(r["name"], r["value"], r["updates"]))
+        r = _record(item, f"output {k}", name=str, value=int, updates=bool, extents=list)
+        extents = _tupled(r["extents"], f"output {k} extents")
+        outputs.append(Output(r["name"], r["value"], r["updates"], extents))
     graph = Graph(top["name"], tuple(inputs), tuple(nodes), tuple(outputs))
     rules.validate(graph)
     return graph

@@ -19,7 +19,7 @@ from gensyn_tvm.canonical.rule_basics import (
     pairs,
     show,
 )
-from gensyn_tvm.canonical.types import DTYPES, FLOATS, MAX_ELEMENTS, TensorType
+from gensyn_tvm.canonical.types import DTYPES, FLOATS, INTEGERS, MAX_ELEMENTS, TensorType
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ def arg_reduction(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """The position of an extremum."""
     arity(inputs, 1)
     (t,) = inputs
-    need(t.dtype != "bool", show(inputs), "a number dtype")
+    need(t.dtype in FLOATS + INTEGERS, show(inputs), "a number dtype")
     need(len(attrs["axes"]) == 1, attrs["axes"], "one axis")
     shape = _reduced(t, attrs)
     need(t.shape[attrs["axes"][0]] > 0, show(inputs), "at least one element to reduce")

@@ -5,15 +5,35 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import ml_dtypes  # noqa: F401  (teaches NumPy the names of the narrow dtypes)
 import numpy as np
 
 from gensyn_tvm.errors import InvalidProgramError
 
+#: The floats that arithmetic is done in.
 FLOATS = ("float32", "float64")
-SIGNED = ("int8", "int32", "int64")
-UNSIGNED = ("uint8", "uint32")
+SIGNED = ("int8", "int16", "int32", "int64")
+UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 INTEGERS = SIGNED + UNSIGNED
-DTYPES = FLOATS + INTEGERS + ("bool",)
+#: Dtypes whose elements operators compute with.
+NATIVE = FLOATS + INTEGERS + ("bool",)
+
+#: Dtypes for storage only, with their width in bits: they are moved, and cast to and from; arithmetic is done in float32 or
+#: a wider integer.
+NARROW_FLOATS = {
+    "float16": 16,
+    "bfloat16": 16,
+    "float8_e4m3fn": 8,
+    "float8_e4m3fnuz": 8,
+    "float8_e5m2": 8,
+    "float8_e5m2fnuz": 8,
+    "float8_e8m0fnu": 8,
+    "float4_e2m1fn": 4,
+}
+NARROW_INTEGERS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
+NARROW = {**NARROW_FLOATS, **NARROW_INTEGERS}
+
+DTYPES = (*NATIVE, *NARROW)
 
 MAX_ELEMENTS = 2**40
 
@@ -54,8 +74,13 @@ class TensorType:
 
     @property
     def is_float(self) -> bool:
-        """Whether the elements are IEEE-754 numbers."""
+        """Whether the elements are floats that arithmetic is done in (float32, float64)."""
         return self.dtype in FLOATS
+
+    @property
+    def carrier(self) -> str:
+        """The native dtype in which the elements are stored while a program runs: for narrow dtypes their bit patterns."""
+        return carrier_of(self.dtype)
 
     def numpy_dtype(self) -> np.dtype:
         """The little-endian NumPy dtype of the elements."""
@@ -63,3 +88,24 @@ class TensorType:
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def carrier_of(dtype: str) -> str:
+    """The native dtype that stores ``dtype``: itself, or an unsigned integer that holds the bit pattern of a narrow one."""
+    if dtype not in NARROW:
+        return dtype
+    return "uint16" if NARROW[dtype] == 16 else "uint8"
+
+
+def to_carrier(array: np.ndarray) -> np.ndarray:
+    """An array of a narrow dtype as its bit patterns; any other array as it is."""
+    if array.dtype.name not in NARROW:
+        return array
+    bits = NARROW[array.dtype.name]
+    patterns = np.ascontiguousarray(array).view(carrier_of(array.dtype.name)).reshape(array.shape)
+    return patterns if bits >= 8 else np.asarray(patterns & np.uint8(2**bits - 1))
+
+
+def from_carrier(array: np.ndarray, dtype: str) -> np.ndarray:
+    """The inverse of ``to_carrier``."""
+    return np.ascontiguousarray(array).view(np.dtype(dtype)).reshape(array.shape) if dtype in NARROW else array

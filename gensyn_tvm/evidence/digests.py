@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gensyn_tvm.canonical.types import DTYPES
+from gensyn_tvm.canonical.types import DTYPES, to_carrier
 from gensyn_tvm.errors import InputError, describe
 
 _ARRAY = b"gensyn_tvm.array.1"
@@ -61,4 +61,5 @@ def _array(digest: Any, array: np.ndarray, name: str) -> None:
     digest.update(array.ndim.to_bytes(8, "little"))
     for extent in array.shape:
         digest.update(extent.to_bytes(8, "little"))
-    _field(digest, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="C"))
+    bits = to_carrier(array)
+    _field(digest, bits.astype(bits.dtype.newbyteorder("<"), copy=False).tobytes(order="C"))

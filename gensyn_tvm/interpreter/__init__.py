@@ -6,12 +6,12 @@ on one core and takes its time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from gensyn_tvm.canonical import rules, serialise
-from gensyn_tvm.canonical.graph import Graph, Input
+from gensyn_tvm.canonical.graph import Graph, Input, Output
 from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.interpreter import scalar
 from gensyn_tvm.interpreter.registry import OPERATORS
@@ -65,16 +65,21 @@ def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], observe: Observer |
             values.append(result)
             for i in last_use.get(index, ()):
                 values[i] = None
-        return [_finished(values[o.value]) for o in graph.outputs]
+        return [_finished(o, values) for o in graph.outputs]
 
 
 def _graph(program: str | bytes | Graph) -> Graph:
     return program if isinstance(program, Graph) else serialise.loads(program)
 
 
-def _finished(value: np.ndarray | None) -> np.ndarray:
-    """An output: a row-major array of its own, with canonical NaNs."""
+def _finished(output: Output, values: Sequence[np.ndarray | None]) -> np.ndarray:
+    """An output: a row-major array of its own, with canonical NaNs, cut to the extents that were computed."""
+    value = values[output.value]
     assert value is not None
+    for axis, number in output.extents:
+        extent = values[number]
+        assert extent is not None
+        value = value[(slice(None),) * axis + (slice(0, max(int(extent), 0)),)]
     return np.array(scalar.canonical_nan(value), order="C")
 
 
@@ -89,7 +94,8 @@ def _last_uses(graph: Graph) -> dict[int, list[int]]:
     """For the index of each node, the values that nothing needs after it."""
     last = {i: k for k, node in enumerate(graph.nodes) for i in node.inputs}
     for o in graph.outputs:
-        last.pop(o.value, None)
+        for value in (o.value, *(number for _, number in o.extents)):
+            last.pop(value, None)
     result: dict[int, list[int]] = {}
     for value, index in last.items():
         result.setdefault(index, []).append(value)

@@ -44,7 +44,7 @@ def check_environment() -> None:
 
 def is_float(x: Array) -> bool:
     """Whether the elements are float32 or float64."""
-    return x.dtype.kind == "f"
+    return x.dtype.name in _UINT
 
 
 def bits_of(x: Array) -> Array:

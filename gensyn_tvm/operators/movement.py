@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.canonical.types import TensorType, to_carrier
 from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.elementwise import broadcast_index
 from gensyn_tvm.operators.nest import all_of, guarded, i64, kernel, load, ravel, unravel
@@ -114,9 +114,9 @@ def immediate(element: Any, dtype: str) -> Expr:
 
 def uniform_constant(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """A constant whose elements all have the same bits; others are handed to the program as data."""
-    array = constant_array(attrs)
+    array = to_carrier(constant_array(attrs))
     with kernel(name, inputs, output) as k:
-        k.stage("map", k.output, output.shape, lambda index: immediate(array.flat[0], output.dtype))
+        k.stage("map", k.output, output.shape, lambda index: immediate(array.flat[0], output.carrier))
     return k.result()
 
 

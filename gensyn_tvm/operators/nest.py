@@ -147,12 +147,15 @@ def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
 
 @contextmanager
 def kernel(name: str, inputs: Sequence[TensorType], output: TensorType) -> Iterator[Kernel]:
-    """Build the PrimFunc ``name`` with one buffer for each input and the output; read it with ``Kernel.result()``."""
+    """Build the PrimFunc ``name`` with one buffer for each input and the output; read it with ``Kernel.result()``.
+
+    Buffers of narrow dtypes hold bit patterns (``TensorType.carrier``).
+    """
     with IRBuilder() as builder, T.prim_func(is_private=True, s_tir=True):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True})
-        buffers = [T.arg(f"x{k}", T.buffer([i64(e) for e in t.shape], t.dtype)) for k, t in enumerate(inputs)]
-        out = T.arg("y", T.buffer([i64(e) for e in output.shape], output.dtype))
+        buffers = [T.arg(f"x{k}", T.buffer([i64(e) for e in t.shape], t.carrier)) for k, t in enumerate(inputs)]
+        out = T.arg("y", T.buffer([i64(e) for e in output.shape], output.carrier))
         k = Kernel(buffers, out)
         yield k
     k._result = builder.get()

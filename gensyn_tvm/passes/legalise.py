@@ -9,7 +9,7 @@ from tvm import relax
 
 from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.operators.registry import VARIANTS
-from gensyn_tvm.passes.lift import PREFIX, call_attrs, call_source, canonical_type
+from gensyn_tvm.passes.lift import PREFIX, Signature, call_attrs, call_signature, call_source
 
 # TVM's pattern kinds (relax/op_pattern.h), which decide what FuseOps may fuse.
 _ELEMENTWISE, _BROADCAST, _INJECTIVE, _REDUCE, _OUT_FUSABLE, _OPAQUE = 0, 1, 2, 3, 4, 8
@@ -26,19 +26,18 @@ _PATTERNS: dict[str, int] = {
 _PATTERN_ATTR = "op_pattern"
 
 
-def _pattern(op: str, call: Any) -> int:
+def _pattern(op: str, signature: Signature) -> int:
     if op in _PATTERNS:
         return _PATTERNS[op]
     # With one operand of the result's shape it may follow a product in the same kernel, also if another (a bias) is broadcast.
-    output = canonical_type(call.ty).shape
-    return _ELEMENTWISE if any(canonical_type(a.ty).shape == output for a in call.args) else _BROADCAST
+    return _ELEMENTWISE if any(t.shape == signature.output.shape for t in signature.inputs) else _BROADCAST
 
 
 def _legalize(op: str) -> Callable[[Any, Any], Any]:
     def legalize(builder: Any, call: Any) -> Any:
-        inputs = [canonical_type(a.ty) for a in call.args]
-        function = VARIANTS[op](op, inputs, canonical_type(call.ty), call_attrs(call))
-        function = function.with_attr(_PATTERN_ATTR, _pattern(op, call))
+        signature = call_signature(call)
+        function = VARIANTS[op](op, signature.inputs, signature.output, call_attrs(call))
+        function = function.with_attr(_PATTERN_ATTR, _pattern(op, signature))
         return relax.call_tir(builder.add_func(function, op), list(call.args), call.ty)
 
     return legalize

@@ -1,7 +1,14 @@
-"""Canonical graph → Relax: every canonical operator is a Relax operator of ours, so that Relax's own passes can work on it."""
+"""Canonical graph → Relax: every canonical operator is a Relax operator of ours, so that Relax's own passes can work on it.
+
+Tensors of narrow dtypes are their bit patterns from here on (``TensorType.carrier``); the canonical types travel with each
+call as text.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import tvm
@@ -10,7 +17,8 @@ from tvm.ir import Op, register_op_attr
 
 from gensyn_tvm.canonical import rules
 from gensyn_tvm.canonical.graph import Graph, Node
-from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.canonical.relax_ops import nested_lists
+from gensyn_tvm.canonical.types import NARROW_FLOATS, TensorType, to_carrier
 from gensyn_tvm.operators.movement import constant_array
 from gensyn_tvm.training.ops import attrs_of
 
@@ -18,38 +26,54 @@ PREFIX = "gensyn.canonical."
 #: Not an operator of the graph: what the compiler puts before each float output.
 CANONICAL_NAN = "canonical_nan"
 
+_SOURCE, _SIGNATURE = "gensyn.source", "gensyn.signature"
+
 #: The single Relax function of a lifted program.
 ENTRY = "main"
 
 
+@dataclass(frozen=True)
+class Signature:
+    """Canonical types of a lifted call."""
+
+    inputs: tuple[TensorType, ...]
+    output: TensorType
+
+    def dumps(self) -> str:
+        """The text that travels in the call's attributes."""
+        return json.dumps([[t.dtype, *t.shape] for t in (*self.inputs, self.output)])
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def loads(text: str) -> Signature:
+        """The inverse of ``dumps``."""
+        *inputs, output = (TensorType(tuple(shape), dtype) for dtype, *shape in json.loads(text))
+        return Signature(tuple(inputs), output)
+
+
 def relax_type(t: TensorType) -> Any:
-    """The Relax type of a canonical tensor type."""
-    return relax.TensorType(list(t.shape), t.dtype)
-
-
-def canonical_type(ty: Any) -> TensorType:
-    """The canonical type of a Relax tensor type with a static shape."""
-    return TensorType(tuple(int(e) for e in ty.shape), str(ty.dtype.dtype))
+    """The Relax type that carries a canonical tensor type."""
+    return relax.TensorType(list(t.shape), t.carrier)
 
 
 def call_attrs(call: Any) -> dict[str, Any]:
-    """Attributes of a lifted node, without the source location."""
+    """The operator's attributes of a lifted node."""
     attrs = attrs_of(call)
-    attrs.pop("source", None)
-    return attrs
+    return {name: v for name, v in attrs.items() if name not in (_SOURCE, _SIGNATURE)}
 
 
 def call_source(call: Any) -> str:
     """The place in the user's model that a lifted node came from."""
-    return str(attrs_of(call).get("source", ""))
+    return str(attrs_of(call).get(_SOURCE, ""))
+
+
+def call_signature(call: Any) -> Signature:
+    """The canonical types of a lifted node."""
+    return Signature.loads(str(attrs_of(call)[_SIGNATURE]))
 
 
 def _infer_type(call: Any, _builder: Any) -> Any:
-    op = call.op.name.removeprefix(PREFIX)
-    inputs = [canonical_type(a.ty) for a in call.args]
-    if op == CANONICAL_NAN:
-        return call.args[0].ty
-    return relax_type(rules.infer(op, inputs, call_attrs(call), where=call_source(call))[0])
+    return relax_type(call_signature(call).output)
 
 
 for _name in (*rules.RULES, CANONICAL_NAN):
@@ -58,13 +82,10 @@ for _name in (*rules.RULES, CANONICAL_NAN):
     Op.get(PREFIX + _name).set_num_inputs(-1)
 
 
-def _nested_lists(value: Any) -> Any:
-    return [_nested_lists(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _call(op: str, args: list[Any], attrs: dict[str, Any]) -> Any:
-    values = {k: _nested_lists(v) for k, v in attrs.items()}
-    return relax.Call(Op.get(PREFIX + op), args, tvm.ir.make_node("ir.DictAttrs", **values))
+def _call(op: str, args: list[Any], attrs: dict[str, Any], signature: Signature, source: str = "") -> Any:
+    values = {k: nested_lists(v) for k, v in attrs.items()}
+    node = tvm.ir.make_node("ir.DictAttrs", **values, **{_SOURCE: source, _SIGNATURE: signature.dumps()})
+    return relax.Call(Op.get(PREFIX + op), args, node)
 
 
 def _is_data(node: Node) -> bool:
@@ -77,7 +98,8 @@ def _is_data(node: Node) -> bool:
 
 
 def lift(graph: Graph) -> Any:
-    """The Relax module of a graph: ``main`` takes the inputs in order and returns a tuple of the outputs in order.
+    """The Relax module of a graph: ``main`` takes the inputs in order and returns a tuple of the outputs in order, and after
+    them the extents of outputs that have some, in order.
 
     Every float output passes through ``canonical_nan``, so no NaN payload leaves the program.
     """
@@ -85,18 +107,23 @@ def lift(graph: Graph) -> Any:
     params = [relax.Var(f"p{k}", relax_type(i.type)) for k, i in enumerate(graph.inputs)]
     with builder.function(ENTRY, params):
         with builder.dataflow():
+            types = graph.value_types()
             values: list[Any] = list(params)
             for node in graph.nodes:
                 if _is_data(node):
-                    values.append(relax.const(constant_array(node.attrs), node.types[0].dtype))
+                    values.append(relax.const(to_carrier(constant_array(node.attrs)), node.types[0].carrier))
                 else:
-                    attrs = {**node.attrs, "source": node.source}
-                    values.append(builder.emit(_call(node.op, [values[i] for i in node.inputs], attrs)))
-            types = graph.value_types()
-            results = [
-                builder.emit(_call(CANONICAL_NAN, [values[o.value]], {})) if types[o.value].is_float else values[o.value]
-                for o in graph.outputs
-            ]
+                    signature = Signature(tuple(types[i] for i in node.inputs), node.types[0])
+                    args = [values[i] for i in node.inputs]
+                    values.append(builder.emit(_call(node.op, args, dict(node.attrs), signature, node.source)))
+            results = [_result(builder, values[o.value], types[o.value]) for o in graph.outputs]
+            results += [values[v] for o in graph.outputs for _, v in o.extents]
             result = builder.emit_output(relax.Tuple(results))
         builder.emit_func_output(result)
     return builder.get()
+
+
+def _result(builder: Any, value: Any, t: TensorType) -> Any:
+    if not t.is_float and t.dtype not in NARROW_FLOATS:
+        return value
+    return builder.emit(_call(CANONICAL_NAN, [value], {}, Signature((t,), t)))

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical import rules, serialise
-from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Input
+from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Input, Output
+from gensyn_tvm.canonical.types import NARROW, TensorType, from_carrier, to_carrier
 from gensyn_tvm.errors import InputError, TargetError, describe
 from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.runtime.cpu import core_count
@@ -175,7 +176,7 @@ class Executable:
             raise InputError(f"expected the inputs {', '.join(names)}, by position or by name")
         given = dict(zip(names, inputs, strict=False)) if inputs else named
         outputs = self.run({**given}, self.state.arrays)
-        arrays = [o.numpy() for o in outputs]
+        arrays = [as_array(o) for o in outputs]
         return arrays[0] if len(arrays) == 1 else arrays
 
     def _train(
@@ -202,7 +203,7 @@ class Executable:
             if declared.updates:
                 arrays[declared.name] = value
             else:
-                metrics[declared.name] = value.numpy()
+                metrics[declared.name] = as_array(value)
         kept = {n: v for n, v in state.arrays.items() if n not in arrays}
         return State({**kept, **arrays}, state.step + 1, state.seed), {n: _scalar(v) for n, v in metrics.items()}
 
@@ -217,6 +218,8 @@ class Executable:
     def run(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
         """Run on named arrays; the outputs in the order of the graph, as TVM tensors.
 
+        Outputs that TVM cannot hold (of a narrow dtype, or cut to an extent computed at run time) are NumPy arrays.
+
         Raises:
             InputError: missing, unknown or ill-typed arrays, all named.
         """
@@ -225,7 +228,10 @@ class Executable:
             _use_threads(self.threads)
             if self.threads > 1:
                 self._enter(self.threads)
-            return list(self._machine[_ENTRY](*arguments))
+            results = list(self._machine[_ENTRY](*arguments))
+        types = self.graph.value_types()
+        extents = iter(results[len(self.graph.outputs) :])
+        return [_output(o, types[o.value], r, extents) for o, r in zip(self.graph.outputs, results, strict=False)]
 
     def _arguments(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
         problems = []
@@ -258,6 +264,21 @@ class Executable:
         save_executables(Path(path), [self, *others], state)
 
 
+def as_array(value: Any) -> np.ndarray:
+    """A NumPy array, or a TVM tensor as one."""
+    return value if isinstance(value, np.ndarray) else value.numpy()
+
+
+def _output(declared: Output, type_: TensorType, value: Any, extents: Iterator[Any]) -> Any:
+    """What the caller sees of a result: the tensor itself wherever that is possible."""
+    if declared.extents:
+        array = value.numpy()
+        for axis, _ in declared.extents:
+            array = array[(slice(None),) * axis + (slice(0, max(int(next(extents).numpy()), 0)),)]
+        return from_carrier(np.array(array, order="C"), type_.dtype)
+    return from_carrier(value.numpy(), type_.dtype) if type_.dtype in NARROW else value
+
+
 def _scalar(value: np.ndarray) -> Any:
     return value[()] if value.shape == () else value
 
@@ -271,7 +292,7 @@ def _tensor(declared: Input, value: Any) -> tuple[Any, str]:
         tensor = value
     else:
         try:
-            array = value if isinstance(value, np.ndarray | np.generic) else _from_dlpack(value)
+            array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _from_dlpack(value)
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
             return None, f"{declared.role} {declared.name!r} is a {type(value).__name__} that NumPy cannot read ({error})"
         found = (array.shape, str(array.dtype))
@@ -279,7 +300,7 @@ def _tensor(declared: Input, value: Any) -> tuple[Any, str]:
     if found != (declared.type.shape, declared.type.dtype):
         text = f"{declared.role} {declared.name!r} is {found[1]}[{', '.join(map(str, found[0]))}], expected {declared.type}"
         return None, text
-    return (runtime.tensor(np.asarray(array, order="C")) if tensor is None else tensor), ""
+    return (runtime.tensor(np.asarray(to_carrier(array), order="C")) if tensor is None else tensor), ""
 
 
 def _from_dlpack(value: Any) -> np.ndarray:

@@ -26,7 +26,9 @@ def for_inference(program: Program) -> Program:
     parameters = [relax.Var(p.name, p.ty) for p in main.params]
 
     def body(e: Emitter) -> Sequence[Expr]:
-        return inline(e, main, parameters, _inference)[: len(program.outputs)]
+        results = inline(e, main, parameters, _inference)
+        first = len(program.outputs) + len(program.state_updates)
+        return [*results[: len(program.outputs)], *results[first:]]
 
     return replace(program, module=build_function(parameters, body), state_updates=())
 

@@ -67,7 +67,8 @@ def inference_graph(program: Program) -> Graph:
     roles = [*((i, "input") for i in program.inputs), *_state_roles(program)]
     _check_names([name for name, _ in roles])
     outputs = [(name, False) for name in program.outputs]
-    return freeze(inference.module, name=program.origin or "program", inputs=roles, outputs=outputs)
+    name = program.origin or "program"
+    return freeze(inference.module, name=name, inputs=roles, outputs=outputs, extents=program.extents)
 
 
 def training_step(
@@ -196,7 +197,8 @@ def _forward(program: Program, loss: str | LossFunction, target: TensorType | No
 
     def body(e: Emitter) -> Sequence[Expr]:
         results = inline(e, main, variables)
-        outputs, updates = results[: len(program.outputs)], results[len(program.outputs) :]
+        first = len(program.outputs)
+        outputs, updates = results[:first], results[first : first + len(program.state_updates)]
         e.place = "loss"
         value = LOSSES[loss](e, outputs[0], target_variable) if isinstance(loss, str) else e(loss(*outputs, target_variable))
         _check_loss(value)

@@ -84,7 +84,7 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "missing nodes": _drop("nodes"),
     "extra field": _set("comment", to="hi"),
     "unknown role": _set("inputs", 0, "role", to="weights"),
-    "unknown dtype": _set("inputs", 0, "dtype", to="bfloat16"),
+    "unknown dtype": _set("inputs", 0, "dtype", to="complex64"),
     "negative extent": _set("inputs", 0, "shape", 0, to=-2),
     "extent as float": _set("inputs", 0, "shape", 0, to=2.0),
     "extent as boolean": _set("inputs", 0, "shape", 0, to=True),

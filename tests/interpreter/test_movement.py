@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gensyn_tvm.canonical.types import DTYPES
+from gensyn_tvm.canonical.types import NATIVE
 from gensyn_tvm.interpreter.movement import philox
 
 from . import naive
@@ -24,7 +24,7 @@ def _bytes(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE)
 def test_movement(dtype: str) -> None:
     x, y = _bytes((3, 4, 5), dtype), _bytes((3, 2, 5), dtype)
     elements = x.ravel().tolist()
@@ -48,7 +48,7 @@ def test_movement(dtype: str) -> None:
     naive.same_bits(padded, of((4, 6, 5), lambda i, j, k: x[i, j - 2, k] if i < 3 and j >= 2 else value.item()))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE)
 def test_constant_is_the_bytes_given(dtype: str) -> None:
     x = _bytes((3, 7), dtype)
     data = base64.b64encode(x.astype(np.dtype(dtype).newbyteorder("<")).tobytes()).decode("ascii")
