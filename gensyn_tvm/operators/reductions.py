@@ -112,11 +112,12 @@ def lane_reduce(
         return
     blocks = math.ceil(count / BLOCK)
     if blocks > 1:
-        partial = k.scratch([*outer, blocks], dtype)
-        _lanes(k, [*outer, blocks], min(BLOCK, count), count, dtype, element, combiner, blocks, partial)
+        # The block is the outermost axis, so that neighbouring results stay side by side.
+        partial = k.scratch([blocks, *outer], dtype)
+        _lanes(k, [blocks, *outer], min(BLOCK, count), count, dtype, element, combiner, partial)
 
         def block_result(o: Sequence[Expr], r: Expr) -> Expr:
-            return load(partial, [*o, r])
+            return load(partial, [r, *o])
 
         element, count = block_result, blocks
     lanes, width = _lane_stage(k, outer, count, dtype, element, combiner)
@@ -154,14 +155,13 @@ def _lanes(
     dtype: str,
     element: Callable[..., Expr],
     combiner: Combiner,
-    blocks: int,
     partial: Buffer,
 ) -> None:
-    """Lanes and tree inside each block of 1,024; the last axis of ``outer`` is the block."""
+    """Lanes and tree inside each block of 1,024; the first axis of ``outer`` is the block."""
 
     def in_block(index: Sequence[Expr], r: Expr) -> Expr:
-        position = index[-1] * i64(BLOCK) + r
-        x = element(list(index[:-1]), position)
+        position = index[0] * i64(BLOCK) + r
+        x = element(list(index[1:]), position)
         return x if count % BLOCK == 0 else guarded(tirx.LT(position, i64(count)), x, combiner.identity(dtype))
 
     lanes, width = _lane_stage(k, outer, block, dtype, in_block, combiner)

@@ -19,8 +19,9 @@ from gensyn_tvm.schedules.blocks import extents, role_of
 from gensyn_tvm.schedules.cpu.elementwise import PARALLEL_WORK, element_bits, vector_length
 from gensyn_tvm.targets.cpu import CpuTarget
 
-#: Registers left for operands and addresses beside the accumulators.
-_OPERAND_REGISTERS = 4
+#: Registers left for operands beside the accumulators. Fewer make LLVM spill: it keeps what neighbouring kernel positions of a
+#: convolution both read, so a 3x3 kernel wants more than a matrix product does.
+_OPERAND_REGISTERS = 8
 _MAX_ROWS = 14
 
 
