@@ -3,7 +3,7 @@
 Each constant is a module constant of gensyn_tvm/operators; here it is replaced while a kernel is built, so every variant is a
 program with other bits, compiled for ``native`` with the fast schedule, one thread. All variants of a case run in turn, several
 times over, and a time is CPU time of the calling thread, because other processes share the machine. The error of a result
-is |result - exact| / sum of |terms| in units of 2^-24, root mean square over the outputs, on standard normal and on uniform data.
+is |result - exact| / sum of |terms| in units of 2^-24, root mean square over the outputs, on normal and on uniform data.
 Writes benchmarks/results/reduction_constants.json; scripts/make_constants_doc.py makes the table of it.
 """
 

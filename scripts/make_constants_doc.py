@@ -1,4 +1,4 @@
-"""Put benchmarks/results/reduction_constants.json into docs/reduction-constants.md: ``python scripts/make_constants_doc.py [--check]``."""
+"""Put the measured constants into docs/reduction-constants.md: ``python scripts/make_constants_doc.py [--check]``."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def tables() -> str:
     data = json.loads(RESULT.read_text(encoding="utf-8"))
     machine = data["machine"]
     lines = [
-        f"Measured on {machine['machine']} ({machine['level']}), {machine['threads']} thread, {machine['rounds']} rounds; the chosen "
-        "value is bold.",
+        f"Measured on {machine['machine']} ({machine['level']}), {machine['threads']} thread, {machine['rounds']} rounds;",
+        "the chosen value is bold.",
         "",
     ]
     for constant, chosen in data["chosen"].items():
