@@ -4,63 +4,75 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from gensyn_tvm.canonical import rules
-from gensyn_tvm.canonical.types import DTYPES, TensorType
-from gensyn_tvm.errors import GensynError
-from gensyn_tvm.operators.registry import VARIANTS
-from gensyn_tvm.targets.cpu import TARGETS
+import tvm_ffi
+from tvm.ir import Call, Op
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-_POOL: dict[str, object] = {"kernel": (2,), "strides": (1,), "padding": ((0, 0),), "dilations": (1,)}
-_CONV: dict[str, object] = {"strides": (1,), "padding": ((0, 0),), "dilations": (1,), "groups": 1}
-_REDUCE: dict[str, object] = {"axes": (0,), "keepdims": False}
-#: Attributes and input shapes with which each operator can be tried for every dtype; (3, 3) and no attributes by default.
-_ATTRS: dict[str, dict[str, object]] = {
-    **{key: dict(_REDUCE) for key in ("sum", "prod", "reduce_max", "reduce_min", "argmax", "argmin")},
-    "cast": {"dtype": "float32"},
-    "conv": _CONV,
-    "conv_backward_data": {**_CONV, "input_spatial": (3,)},
-    "conv_backward_weight": {**_CONV, "kernel": (2,)},
-    "max_pool": _POOL,
-    "max_pool_backward": _POOL,
-    "avg_pool": {**_POOL, "count_include_pad": True},
-    "avg_pool_backward": {**_POOL, "count_include_pad": True, "input_spatial": (3,)},
-    "reshape": {"shape": (9,)},
-    "transpose": {"perm": (1, 0)},
-    "broadcast_to": {"shape": (2, 3, 3)},
-    "concat": {"axis": 0},
-    "slice": {"starts": (0, 0), "limits": (2, 2), "strides": (1, 1)},
-    "pad": {"padding": ((0, 1), (0, 1))},
+from gensyn_tvm.canonical import rules  # noqa: E402
+from gensyn_tvm.canonical.from_relax import CONVERTERS  # noqa: E402
+from gensyn_tvm.canonical.types import DTYPES, FLOATS, INTEGERS, NARROW, TensorType  # noqa: E402
+from gensyn_tvm.errors import GensynError  # noqa: E402
+from gensyn_tvm.operators import exact  # noqa: E402
+from gensyn_tvm.operators.registry import VARIANTS  # noqa: E402
+from gensyn_tvm.targets.cpu import TARGETS  # noqa: E402
+from gensyn_tvm.targets.lowering import LOWERINGS  # noqa: E402
+from gensyn_tvm.training.gradients import CONSTANT  # noqa: E402
+from tests.operators.cases import CASES, Case  # noqa: E402
+
+PAGE = ROOT / "docs" / "operators.md"
+
+#: Relax operators that become one canonical operator of another name.
+_RELAX = {
+    "neg": "relax.negative",
+    "sub": "relax.subtract",
+    "mul": "relax.multiply",
+    "div": "relax.divide",
+    "is_nan": "relax.isnan",
+    "cast": "relax.astype",
+    "reduce_max": "relax.max",
+    "reduce_min": "relax.min",
+    "conv": "relax.nn.conv2d",
+    "max_pool": "relax.nn.max_pool2d",
+    "avg_pool": "relax.nn.avg_pool2d",
+    "transpose": "relax.permute_dims",
+    "slice": "relax.strided_slice",
+    "pad": "relax.nn.pad",
 }
-_SHAPES: dict[str, Sequence[tuple[int, ...]]] = {
-    "conv": [(1, 1, 3), (1, 1, 2)],
-    "conv_backward_data": [(1, 1, 2), (1, 1, 2)],
-    "conv_backward_weight": [(1, 1, 3), (1, 1, 2)],
-    "max_pool": [(1, 1, 3)],
-    "max_pool_backward": [(1, 1, 2), (1, 1, 3)],
-    "avg_pool": [(1, 1, 3)],
-    "avg_pool_backward": [(1, 1, 2)],
-    "pad": [(3, 3), ()],
-}
+_GROUPS = {"floats": FLOATS, "integers": INTEGERS, "narrow": tuple(NARROW)}
+
+
+def _cases(op: str) -> list[Case]:
+    """Shapes and attributes with which an operator can be tried; the tests have some for every operator."""
+    found = [case for case in CASES if case.op == op]
+    if not found:
+        sys.exit(f"operator {op!r} has no case in tests/operators/cases.py")
+    return found
+
+
+def _variations(case: Case, dtype: str) -> Iterator[tuple[list[TensorType], dict[str, Any]]]:
+    """The case with another dtype in place of its own: that of the first input that is not a mask, or of the result."""
+    if not case.shapes:
+        yield [], {**case.attrs, "dtype": dtype} if "data" not in case.attrs else {"dtype": dtype, "shape": (0,), "data": ""}
+        return
+    own = next((d for _, d in case.shapes if d != "bool"), "bool")
+    yield [TensorType(s, dtype if d == own else d) for s, d in case.shapes], case.attrs
 
 
 def dtypes_of(op: str) -> list[str]:
-    """Dtypes that an operator accepts for its (last) operands, found by asking its rule."""
-    if op in ("constant", "iota", "random_bits"):
-        return {"constant": list(DTYPES), "iota": ["int32", "int64"], "random_bits": ["uint32"]}[op]
+    """Dtypes that an operator accepts, found by asking its rule."""
+    if op == "random_bits":
+        return ["uint32"]
     accepted = []
     for dtype in DTYPES:
-        for count in (1, 2, 3):
-            shapes = _SHAPES.get(op, [(3, 3)] * count)
-            types = [TensorType(s, dtype) for s in shapes]
-            if op == "where" and count == 3:
-                types[0] = TensorType((3, 3), "bool")
+        for case in _cases(op):
             try:
-                rules.infer(op, types, _ATTRS.get(op, {}))
+                rules.infer(op, *next(_variations(case, dtype)))
             except GensynError:
                 continue
             accepted.append(dtype)
@@ -68,25 +80,56 @@ def dtypes_of(op: str) -> list[str]:
     return accepted
 
 
+def _grouped(dtypes: list[str]) -> str:
+    if set(dtypes) == set(DTYPES):
+        return "all"
+    words = []
+    for name, members in _GROUPS.items():
+        if set(members) <= set(dtypes):
+            words.append(name)
+            dtypes = [d for d in dtypes if d not in members]
+    return ", ".join([*words, *dtypes])
+
+
+def gradient_of(op: str) -> str:
+    """``yes``, ``zero`` or ``no``, from the gradients of the Relax operators that become this one."""
+    names = [f"relax.{op}", f"gensyn.{op}", f"gensyn.op.{op}", *([_RELAX[op]] if op in _RELAX else [])]
+    if any(_has_gradient(name) and name not in CONSTANT for name in names):
+        return "yes"
+    return "zero" if not _cases(op)[0].shapes or any(name in CONSTANT for name in names) else "no"
+
+
+def _has_gradient(name: str) -> bool:
+    return name in set(Op.list_op_names()) and Op.get(name).get_attr("FPrimalGradient") is not None
+
+
+def targets_of(op: str) -> list[str]:
+    """Targets that have an instruction for every exact operator in the variant."""
+    if op not in VARIANTS:
+        return []
+    case = _cases(op)[0]
+    (result,) = rules.infer(op, case.types(), case.attrs)
+    names: set[str] = set()
+    function = VARIANTS[op](op, case.types(), result, case.attrs)
+    tvm_ffi.structural_walk(function.body, [(Call, lambda call: names.add(str(getattr(call.op, "name", ""))))])
+    needed = {name.removeprefix(exact.PREFIX) for name in names if name.startswith(exact.PREFIX)}
+    return [name for name, target in TARGETS.items() if needed <= set(LOWERINGS[target.kind])]
+
+
 def _canonical_table() -> list[str]:
-    lines = ["| operator | dtypes | attributes | variant |", "|---|---|---|---|"]
+    lines = ["| operator | dtypes | attributes | gradient | targets |", "|---|---|---|---|---|"]
     for op in rules.RULES:
         attributes = ", ".join(sorted(rules.ATTRIBUTES[op])) or "none"
-        lines.append(f"| {op} | {', '.join(dtypes_of(op))} | {attributes} | {'yes' if op in VARIANTS else 'no'} |")
+        targets = targets_of(op)
+        where = "all" if targets == list(TARGETS) else ", ".join(targets) or "none"
+        lines.append(f"| {op} | {_grouped(dtypes_of(op))} | {attributes} | {gradient_of(op)} | {where} |")
     return lines
 
 
 def _relax_table() -> list[str]:
-    from tvm.ir import Op
-
-    from gensyn_tvm.canonical.from_relax import CONVERTERS
-    from gensyn_tvm.training.gradients import CONSTANT
-
-    known = set(Op.list_op_names())
     lines = ["| Relax operator | gradient |", "|---|---|"]
     for name in sorted(CONVERTERS):
-        has = name in known and Op.get(name).get_attr("FPrimalGradient") is not None
-        lines.append(f"| {name} | {'zero' if name in CONSTANT else 'yes' if has else 'no'} |")
+        lines.append(f"| {name} | {'zero' if name in CONSTANT else 'yes' if _has_gradient(name) else 'no'} |")
     return lines
 
 
@@ -110,7 +153,14 @@ def page() -> str:
         "",
         f"## Canonical operators ({len(rules.RULES)}), numerics version {rules.NUMERICS_VERSION}",
         "",
-        f"Every one has a NumPy meaning in `gensyn_tvm/interpreter` and runs on every target: {', '.join(TARGETS)}.",
+        f"Targets: {', '.join(TARGETS)}. Every operator also has a NumPy meaning in `gensyn_tvm/interpreter`.",
+        "",
+        f"Dtypes: *floats* are {', '.join(FLOATS)}; *integers* {', '.join(INTEGERS)}; *narrow* (storage only) "
+        f"{', '.join(NARROW)}; *all* is these and bool. Named is the dtype of the data; masks are bool, positions int64.",
+        "",
+        "Gradient: *yes* if a training step can differentiate through the operator; *zero* if its result is constant or changes in",
+        "jumps only; *no* if a model with it runs but its gradient is refused (gradients themselves among them, and operators that",
+        "so far occur only inside the decompositions below, which have gradients of their own).",
         "",
         *_canonical_table(),
         "",
