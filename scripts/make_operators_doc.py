@@ -158,9 +158,9 @@ def page() -> str:
         f"Dtypes: *floats* are {', '.join(FLOATS)}; *integers* {', '.join(INTEGERS)}; *narrow* (storage only) "
         f"{', '.join(NARROW)}; *all* is these and bool. Named is the dtype of the data; masks are bool, positions int64.",
         "",
-        "Gradient: *yes* if a training step can differentiate through the operator; *zero* if its result is constant or changes",
-        "in jumps only; *no* if a model with it runs but its gradient is refused (gradients themselves among them, and operators",
-        "that so far occur only inside the decompositions below, which have gradients of their own).",
+        "Gradient: *yes* if a training step can differentiate through the operator; *zero* if its result is constant or",
+        "changes in jumps only; *no* if a model with it runs but its gradient is refused (gradients themselves among them, and",
+        "operators that so far occur only inside the decompositions below, which have gradients of their own).",
         "",
         *_canonical_table(),
         "",
