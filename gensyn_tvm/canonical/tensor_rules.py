@@ -198,6 +198,7 @@ def iota(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     axis = attrs["axis"]
     need(type(axis) is int and 0 <= axis < len(shape), f"axis={axis!r}", f"an axis below {len(shape)}")
     need(attrs["dtype"] in ("int32", "int64"), attrs["dtype"], "int32 or int64")
+    need(attrs["dtype"] == "int64" or shape[axis] <= 2**31, shape, "at most 2^31 elements on the axis for int32")
     return (TensorType(shape, attrs["dtype"]),)
 
 
