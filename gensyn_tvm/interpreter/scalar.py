@@ -6,7 +6,9 @@ Everything here is elementwise, returns new arrays, and keeps the dtype of its o
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -123,7 +125,7 @@ def _saturate(x: Array, target: np.dtype[Any]) -> Array:
 class Chain:
     """Chains ``acc = fma(a, b, acc)`` from -0.0, one for each element of an array.
 
-    The working space is allocated once. ``operand`` prepares arrays for ``step``.
+    The working space is allocated once. ``operand`` prepares arrays for ``step``, which works on pieces that stay in the cache.
 
     Args:
         shape: shape of the accumulators; the operands of ``step`` broadcast to it.
@@ -133,11 +135,11 @@ class Chain:
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
         self._single = dtype == "float32"
         self._acc = np.empty(shape, np.float64)
-        self._product = np.empty(shape, np.float64)
-        self._sum = np.empty(shape, np.float64)
-        self._spare = np.empty(shape, np.float64)
-        self._inexact = np.empty(shape, np.bool_)
-        self._rounded = np.empty(shape, np.float32)
+        self._pieces = list(_pieces(shape)) if self._single else []
+        size = max((self._acc[index].size for index in self._pieces), default=0)
+        self._product, self._sum, self._spare = (np.empty(size, np.float64) for _ in range(3))
+        self._suspect = np.empty(size, np.bool_)
+        self._rounded = np.empty(size, np.float32)
         self.start()
 
     @staticmethod
@@ -151,21 +153,64 @@ class Chain:
 
     def step(self, a: Array, b: Array) -> None:
         """acc = fma(a, b, acc) with one rounding to the chain's dtype."""
-        if self._single:
-            self._step_single(a, b)
-        else:
+        if not self._single:
             self._acc = _fma_double(*np.broadcast_arrays(a, b, self._acc))
+            return
+        a, b = np.broadcast_to(a, self._acc.shape), np.broadcast_to(b, self._acc.shape)
+        for index in self._pieces:
+            self._step_single(a[index], b[index], self._acc[index])
 
     def value(self) -> Array:
         """The accumulators, as a new array of the chain's dtype."""
         return self._acc.astype(np.float32) if self._single else self._acc.copy()
 
-    def _step_single(self, a: Array, b: Array) -> None:
-        """The product is exact; its sum with acc is rounded to odd, so that rounding that to float32 is the only rounding."""
-        np.multiply(a, b, out=self._product)
-        _add_to_odd(self._product, self._acc, self._sum, self._spare, self._inexact)
-        np.copyto(self._rounded, self._sum, casting="same_kind")
-        np.copyto(self._acc, self._rounded)
+    def _step_single(self, a: Array, b: Array, acc: Array) -> None:
+        """The product is exact. Rounding its float64 sum with acc to float32 rounds twice, which is wrong only if the first
+
+        rounding gave a tie of the second: those sums (and all that are subnormal in float32, whose ties lie elsewhere) are done
+        again, rounded to odd, so that the rounding to float32 is the only one.
+        """
+        product, total, spare, suspect, rounded = (
+            v[: acc.size].reshape(acc.shape) for v in (self._product, self._sum, self._spare, self._suspect, self._rounded)
+        )
+        np.multiply(a, b, out=product)
+        np.add(product, acc, out=total)
+        np.bitwise_and(total.view(np.int64), _CUT_BITS, out=spare.view(np.int64))
+        np.equal(spare.view(np.int64), _TIE, out=suspect)
+        if suspect.any():
+            _redo(suspect, product, acc, total)
+        np.abs(total, out=spare)
+        np.less(spare, _SMALLEST_NORMAL32, out=suspect)
+        if suspect.any():
+            _redo(suspect, product, acc, total)
+        np.copyto(rounded, total, casting="same_kind")
+        np.copyto(acc, rounded)
+
+
+#: Elements of a piece: its float64 arrays stay in the second-level cache.
+_PIECE = 2**14
+#: The 29 bits that rounding float64 to a normal float32 cuts off, and their value in a tie.
+_CUT_BITS, _TIE = np.int64(2**29 - 1), np.int64(2**28)
+_SMALLEST_NORMAL32 = 2.0**-126
+
+
+def _pieces(shape: tuple[int, ...]) -> Iterator[Any]:
+    """Indices that cut an array of the shape into pieces of about ``_PIECE`` elements."""
+    extents, room = [], _PIECE
+    for extent in reversed(shape):
+        extents.insert(0, max(1, min(extent, room)))
+        room //= extents[0]
+    starts = (range(0, extent, step) for extent, step in zip(shape, extents, strict=True))
+    for corner in itertools.product(*starts):
+        yield (..., *(slice(start, start + step) for start, step in zip(corner, extents, strict=True)))
+
+
+def _redo(which: Array, x: Array, y: Array, total: Array) -> None:
+    """total = x + y rounded to odd where ``which`` says so; exact sums stay as they are."""
+    xs, ys = x[which], y[which]
+    sums = np.empty_like(xs)
+    _add_to_odd(xs, ys, sums, np.empty_like(xs), np.empty(xs.shape, np.bool_))
+    total[which] = sums
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:

@@ -117,6 +117,15 @@ def _saturated(x: float, low: int, high: int) -> int:
     return min(max(math.trunc(x), low), high)
 
 
+@pytest.mark.parametrize("shape", [(3, 20000), (150, 130, 1), (2, 0, 40000), (40000,)])
+def test_fma_of_arrays_larger_than_the_cache(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(8)
+    a, b, c = (rng.standard_normal(s).astype(np.float32) for s in (shape, shape[-1:], shape))
+    found = scalar.fma(a, b, c)
+    parts = [scalar.fma(*(v.reshape(-1)[k : k + 999] for v in (a, np.broadcast_to(b, shape), c))) for k in range(0, a.size, 999)]
+    naive.same_bits(found, np.concatenate([np.zeros(0, np.float32), *parts]).reshape(shape))
+
+
 @pytest.mark.parametrize("target", ["int8", "int32", "int64", "uint8", "uint32"])
 @pytest.mark.parametrize("source", ["float32", "float64"])
 def test_float_to_integer_saturates(source: str, target: str) -> None:
