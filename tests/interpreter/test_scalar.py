@@ -122,7 +122,9 @@ def test_fma_of_arrays_larger_than_the_cache(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(8)
     a, b, c = (rng.standard_normal(s).astype(np.float32) for s in (shape, shape[-1:], shape))
     found = scalar.fma(a, b, c)
-    parts = [scalar.fma(*(v.reshape(-1)[k : k + 999] for v in (a, np.broadcast_to(b, shape), c))) for k in range(0, a.size, 999)]
+    parts = [
+        scalar.fma(*(v.reshape(-1)[k : k + 999] for v in (a, np.broadcast_to(b, shape), c))) for k in range(0, a.size, 999)
+    ]
     naive.same_bits(found, np.concatenate([np.zeros(0, np.float32), *parts]).reshape(shape))
 
 
