@@ -196,7 +196,8 @@ _SMALLEST_NORMAL32 = 2.0**-126
 
 def _pieces(shape: tuple[int, ...]) -> Iterator[Any]:
     """Indices that cut an array of the shape into pieces of about ``_PIECE`` elements."""
-    extents, room = [], _PIECE
+    extents: list[int] = []
+    room = _PIECE
     for extent in reversed(shape):
         extents.insert(0, max(1, min(extent, room)))
         room //= extents[0]
