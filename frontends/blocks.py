@@ -111,12 +111,33 @@ def linear(e: Emitter, x: Expr, w: Expr, b: Expr | None) -> Expr:
     return y if b is None else e.add(y, b)
 
 
-def normalise(e: Emitter, x: Expr, axes: Sequence[int], epsilon: float) -> Expr:
-    """(x - mean) / sqrt(variance + epsilon) over the axes, the variance two-pass and divided by the count."""
+def deviation(e: Emitter, x: Expr, axes: Sequence[int], epsilon: float) -> tuple[Expr, Expr, Expr]:
+    """mean, x - mean and sqrt(variance + epsilon) over the axes, the variance two-pass and divided by the count."""
     mean = e(op.mean(x, list(axes), True))
     centred = e.sub(x, mean)
     variance = e(op.mean(e.mul(centred, centred), list(axes), True))
-    return e.mul(centred, e.div(1.0, e(op.sqrt(e.add(variance, epsilon)))))
+    return mean, centred, e(op.sqrt(e.add(variance, epsilon)))
+
+
+def normalise(e: Emitter, x: Expr, axes: Sequence[int], epsilon: float) -> Expr:
+    """(x - mean) / sqrt(variance + epsilon) over the axes."""
+    _, centred, divisor = deviation(e, x, axes, epsilon)
+    return e.div(centred, divisor)
+
+
+def rms_normalise(e: Emitter, x: Expr, axes: Sequence[int], epsilon: float) -> Expr:
+    """x / sqrt(mean(x * x) + epsilon) over the axes."""
+    return e.div(x, e(op.sqrt(e.add(e(op.mean(e.mul(x, x), list(axes), True)), epsilon))))
+
+
+def layer_norm(e: Emitter, x: Expr, axes: Sequence[int], scale: Expr | None, shift: Expr | None, epsilon: float) -> Expr:
+    """``normalise`` over the last axes of x, then ``affine``; one operator, which has a gradient of its own, where shapes allow."""
+    extents = [shape_of(x)[a] for a in axes]
+    if any(v is not None and shape_of(v) != extents for v in (scale, shift)):
+        return affine(e, normalise(e, x, axes, epsilon), scale, shift)
+    gamma = e.full(extents, 1, dtype_of(x)) if scale is None else scale
+    beta = e.full(extents, 0, dtype_of(x)) if shift is None else shift
+    return e(nn.layer_norm(x, gamma, beta, list(axes), epsilon, shift is not None, scale is not None))
 
 
 def affine(e: Emitter, x: Expr, scale: Expr | None, shift: Expr | None) -> Expr:
@@ -178,12 +199,9 @@ def elu(e: Emitter, x: Expr, alpha: float, *, scale: float = 1.0, input_scale: f
     return y if scale == 1.0 else e.mul(y, scale)
 
 
-def softplus(e: Emitter, x: Expr, beta: float = 1.0) -> Expr:
-    """log(1 + exp(beta * x)) / beta, as max(z, 0) + log(1 + exp(-|z|)) with z = beta * x"""
-    z = x if beta == 1.0 else e.mul(x, beta)
-    tail = e(op.log(e.add(e(op.exp(e(op.negative(e(op.abs(z)))))), 1.0)))
-    y = e.add(e(nn.relu(z)), tail)
-    return y if beta == 1.0 else e.div(y, beta)
+def softplus(e: Emitter, x: Expr, beta: float = 1.0, threshold: float = 20.0) -> Expr:
+    """log(1 + exp(beta * x)) / beta; x where beta * x > threshold, which in float32 changes nothing from 20 on."""
+    return e(nn.softplus(x, beta, threshold))
 
 
 def hard_sigmoid(e: Emitter, x: Expr) -> Expr:

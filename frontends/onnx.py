@@ -118,12 +118,7 @@ def _separate_statistics(graph: onnx.GraphProto, arrays: dict[str, np.ndarray]) 
         for position in (3, 4):
             name = sources.get(node.input[position], node.input[position])
             if name not in arrays:
-                raise UnsupportedOperatorError(
-                    node.op_type,
-                    where=_place(node),
-                    found=f"{name!r} is not an initializer",
-                    expected="stored running statistics",
-                )
+                continue
             if name in owned:
                 name = f"{name}@{_place(node)}"
                 arrays[name] = arrays[sources.get(node.input[position], node.input[position])].copy()
@@ -218,10 +213,14 @@ class _Importer(ONNXGraphImporter):
                 results = self._convert(node, inputs)
             for name, result in zip(node.output, results, strict=False):
                 self._nodes[name] = result
-            if node.op_type == "BatchNormalization":
+            if self._stateful(node):
                 self.updates |= {node.input[3]: results[1], node.input[4]: results[2]}
         for output in graph.output:
             self._input(output.name)
+
+    def _stateful(self, node: Any) -> bool:
+        """Whether the node normalises by running statistics that are states."""
+        return node.op_type == "BatchNormalization" and all(name in self.variables for name in node.input[3:5])
 
     def _input(self, name: str) -> Any:
         if name and self._nodes[name] is None:
@@ -232,7 +231,7 @@ class _Importer(ONNXGraphImporter):
         if node.op_type not in CONVERTERS:
             raise self.emitter.refuse("inputs that are computed or given at run time", expected="constant inputs")
         attributes = Attributes({a.name: _attribute(a) for a in node.attribute})
-        attributes.opset, attributes.outputs = self.version, len(node.output)
+        attributes.opset, attributes.outputs, attributes.stateful = self.version, len(node.output), self._stateful(node)
         try:
             result = CONVERTERS[node.op_type](self.emitter, inputs, attributes)
         except GensynError:

@@ -23,10 +23,17 @@ Inputs = Sequence[Any]
 
 
 class Attributes(dict[str, Any]):
-    """A node's attributes, with the opset's version and the number of outputs that the node names."""
+    """A node's attributes.
+
+    Attributes:
+        opset: version of the operator set that the node comes from.
+        outputs: number of outputs that the node names.
+        stateful: the running statistics of a BatchNormalization are stored with the model.
+    """
 
     opset: int
     outputs: int
+    stateful: bool
 
 
 Converter = Callable[[Emitter, Inputs, Attributes], Any]
@@ -217,25 +224,12 @@ def convert_global_pool(function: Callable[..., Expr]) -> Converter:
     return lambda e, x, a: e(function(x[0], list(range(2, rank_of(x[0]))), True))
 
 
-# ---- normalisation, dropout -----------------------------------------------------------------------------------------
+# ---- dropout --------------------------------------------------------------------------------------------------------
 
 
 def convert_shortest(value: float) -> float:
     """The decimal number that a float32 attribute was written as: 0.9 rather than 0.89999998."""
     return float(str(np.float32(value)))
-
-
-def convert_batch_norm(e: Emitter, x: Inputs, a: Attributes) -> Any:
-    if not a.get("spatial", 1):
-        raise e.refuse("spatial=0", expected="statistics for each channel")
-    # ONNX weights the old value with momentum, we weight the new one.
-    momentum = 1.0 - convert_shortest(a.get("momentum", 0.9))
-    value = e(
-        gensyn.batch_norm(
-            *x[:5], epsilon=convert_shortest(a.get("epsilon", 1e-5)), momentum=momentum, unbiased=False, frozen=False
-        )
-    )
-    return [e(relax.TupleGetItem(value, k)) for k in range(3)]
 
 
 def convert_dropout(e: Emitter, x: Inputs, a: Attributes) -> Any:
@@ -247,23 +241,6 @@ def convert_dropout(e: Emitter, x: Inputs, a: Attributes) -> Any:
     if not 0.0 <= ratio < 1.0:
         raise e.refuse(f"ratio {ratio}", expected="0 <= ratio < 1")
     return [e(gensyn.dropout(x[0], p=ratio)) if ratio else x[0], None]
-
-
-def convert_layer_norm(e: Emitter, x: Inputs, a: Attributes) -> Any:
-    rank = rank_of(x[0])
-    axes = list(range(convert_axis(a.get("axis", -1), rank), rank))
-    y = blocks.normalise(e, x[0], axes, convert_shortest(a.get("epsilon", 1e-5)))
-    return [blocks.affine(e, y, x[1], _input(x, 2)), None, None]
-
-
-def convert_instance_norm(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    return blocks.group_norm(e, x[0], shape_of(x[0])[1], x[1], x[2], convert_shortest(a.get("epsilon", 1e-5)))
-
-
-def convert_group_norm(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    if a.opset < 21:
-        raise e.refuse("GroupNormalization of opset 18", expected="opset 21 or newer", remedy="export with a newer opset")
-    return blocks.group_norm(e, x[0], int(a["num_groups"]), x[1], x[2], convert_shortest(a.get("epsilon", 1e-5)))
 
 
 # ---- data movement --------------------------------------------------------------------------------------------------

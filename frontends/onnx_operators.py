@@ -8,8 +8,12 @@ from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends import onnx_converters as c
 from gensyn_tvm.frontends.emit import dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Converter
+from gensyn_tvm.frontends.onnx_losses import LOSSES
+from gensyn_tvm.frontends.onnx_norms import NORMS
 
 CONVERTERS: dict[str, Converter] = {
+    **LOSSES,
+    **NORMS,
     # elementwise
     "Add": c.convert_binary(op.add),
     "Sub": c.convert_binary(op.subtract),
@@ -89,11 +93,7 @@ CONVERTERS: dict[str, Converter] = {
     "AveragePool": c.convert_pool("avg"),
     "GlobalAveragePool": c.convert_global_pool(op.mean),
     "GlobalMaxPool": c.convert_global_pool(op.max),
-    # normalisation, dropout
-    "BatchNormalization": c.convert_batch_norm,
-    "LayerNormalization": c.convert_layer_norm,
-    "InstanceNormalization": c.convert_instance_norm,
-    "GroupNormalization": c.convert_group_norm,
+    # dropout
     "Dropout": c.convert_dropout,
     # data movement and sources
     "Reshape": c.convert_reshape,

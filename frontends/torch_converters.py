@@ -284,7 +284,7 @@ def convert_batch_norm_frozen(e: Emitter, a: Arguments) -> Any:
 
 def convert_layer_norm(e: Emitter, a: Arguments) -> Expr:
     axes = list(range(rank_of(a.input) - len(a.normalized_shape), rank_of(a.input)))
-    return blocks.affine(e, blocks.normalise(e, a.input, axes, a.eps), a.weight, a.bias)
+    return blocks.layer_norm(e, a.input, axes, a.weight, a.bias, a.eps)
 
 
 def convert_group_norm(e: Emitter, a: Arguments) -> Expr:

@@ -66,7 +66,7 @@ CONVERTERS: dict[str, Converter] = {
     "elu.default": lambda e, a: blocks.elu(e, a.self, a.alpha, scale=a.scale, input_scale=a.input_scale),
     "selu.default": lambda e, a: blocks.elu(e, a.self, 1.6732632423543772, scale=1.0507009873554805),
     "celu.default": lambda e, a: blocks.elu(e, a.self, a.alpha, input_scale=1.0 / a.alpha),
-    "softplus.default": lambda e, a: blocks.softplus(e, a.self, a.beta),
+    "softplus.default": lambda e, a: blocks.softplus(e, a.self, a.beta, a.threshold),
     "mish.default": lambda e, a: e.mul(a.self, e(op.tanh(blocks.softplus(e, a.self)))),
     "prelu.default": c.convert_prelu,
     "hardtanh.default": lambda e, a: e.clip(a.self, a.min_val, a.max_val),

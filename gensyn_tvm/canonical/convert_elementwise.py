@@ -73,12 +73,13 @@ def _silu(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
 
 
 def _softplus(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
-    """z > threshold ? x : (maximum(z, 0) + log1p(exp(-|z|))) / beta, with z = x * beta"""
+    """z > threshold ? x : (maximum(z, 0) + log1p(exp(-|z|))) / beta, with z = x * beta; a beta of 1 is left out"""
     (x,) = args
-    beta = ctx.number(float(call.attrs.beta), x)
-    z = ctx.mul(x, beta)
+    beta = None if float(call.attrs.beta) == 1.0 else ctx.number(float(call.attrs.beta), x)
+    z = x if beta is None else ctx.mul(x, beta)
     tail = ctx.emit("log1p", ctx.emit("exp", ctx.emit("neg", ctx.emit("abs", z))))
-    y = ctx.div(ctx.add(ctx.emit("maximum", z, ctx.number(0, x)), tail), beta)
+    y = ctx.add(ctx.emit("maximum", z, ctx.number(0, x)), tail)
+    y = y if beta is None else ctx.div(y, beta)
     return ctx.where(ctx.emit("greater", z, ctx.number(float(call.attrs.threshold), x)), x, y)
 
 

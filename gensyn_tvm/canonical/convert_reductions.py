@@ -1,4 +1,4 @@
-"""Reductions, softmax and normalisations of Relax as canonical operators."""
+"""Reductions and softmax of Relax as canonical operators."""
 
 from __future__ import annotations
 
@@ -65,33 +65,6 @@ def _log_softmax(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     return ctx.sub(shifted, ctx.emit("log", total))
 
 
-def _layer_norm(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
-    """((x - mean) / sqrt(variance + epsilon)) * gamma + beta, the variance two-pass"""
-    x, gamma, beta = args
-    shape = ctx.shape(x)
-    axes = ctx.axes(call.attrs.axes, len(shape))
-    y = _normalise(ctx, x, axes, float(call.attrs.epsilon))
-    beside = [n if a in axes else 1 for a, n in enumerate(shape)]
-    if bool(call.attrs.scale):
-        y = ctx.mul(y, ctx.reshape(gamma, beside))
-    return ctx.add(y, ctx.reshape(beta, beside)) if bool(call.attrs.center) else y
-
-
-def _batch_normalise(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
-    """((x - mean) / sqrt(variance + epsilon)) * gamma + beta over every axis but 1, the variance two-pass"""
-    x, gamma, beta = args
-    rank = len(ctx.shape(x))
-    beside = [1, ctx.shape(x)[1], *[1] * (rank - 2)]
-    y = _normalise(ctx, x, (0, *range(2, rank)), attributes(call)["epsilon"])
-    return ctx.add(ctx.mul(y, ctx.reshape(gamma, beside)), ctx.reshape(beta, beside))
-
-
-def _normalise(ctx: Context, x: int, axes: Sequence[int], epsilon: float) -> int:
-    centred = ctx.sub(x, ctx.mean(x, axes, keepdims=True))
-    variance = ctx.mean(ctx.mul(centred, centred), axes, keepdims=True)
-    return ctx.div(centred, ctx.emit("sqrt", ctx.add(variance, ctx.number(epsilon, x))))
-
-
 def _collapse_sum_to(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     return _collapse(ctx, args[0], integers(call.args[1]))
 
@@ -133,10 +106,8 @@ CONVERTERS: dict[str, Converter] = {
     "relax.argmin": _arg("argmin"),
     "relax.nn.softmax": _softmax,
     "relax.nn.log_softmax": _log_softmax,
-    "relax.nn.layer_norm": _layer_norm,
     "relax.collapse_sum_to": _collapse_sum_to,
     "relax.collapse_sum_like": _collapse_sum_like,
     "relax.nn.cross_entropy_with_logits": _cross_entropy_with_logits,
-    "gensyn.batch_normalise": _batch_normalise,
     "gensyn.random_bits": _random_bits,
 }

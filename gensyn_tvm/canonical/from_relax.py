@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-from gensyn_tvm.canonical import convert_elementwise, convert_movement, convert_reductions, convert_windows
+from gensyn_tvm.canonical import convert_elementwise, convert_movement, convert_norms, convert_reductions, convert_windows
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value, type_of
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.relax_ops import PREFIX, canonical_attributes
@@ -24,6 +24,7 @@ from gensyn_tvm.errors import InvalidProgramError, UnsupportedOperatorError
 CONVERTERS: dict[str, Converter] = {
     **convert_elementwise.CONVERTERS,
     **convert_reductions.CONVERTERS,
+    **convert_norms.CONVERTERS,
     **convert_windows.CONVERTERS,
     **convert_movement.CONVERTERS,
 }

@@ -32,6 +32,13 @@ def _nhwc(x: Any, w: Any) -> Any:
     return op.nn.conv2d(x, w, (1, 2), (1, 0, 2, 1), data_layout="NHWC", kernel_layout="HWIO", out_layout="NCHW")
 
 
+def _attention(q: Any, k: Any, v: Any, **options: Any) -> Any:
+    """PyTorch's attention in Relax's layout (batch, sequence, heads, features)."""
+    return F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), **options).transpose(1, 2)
+
+
+Q, KEYS = normal(2, 4, 3, 8), normal(2, 9, 3, 8)
+
 CASES: dict[str, Case] = {
     **COMMON,
     "equal": (op.equal, torch.eq, (A, A)),
@@ -58,6 +65,42 @@ CASES: dict[str, Case] = {
     "relu6": (op.nn.relu6, F.relu6, (A * 8,)),
     "astype": (lambda x: op.astype(x, "int32"), lambda x: x.int(), (A * 9,)),
     "log_softmax": (op.nn.log_softmax, lambda x: F.log_softmax(x, -1), (X,)),
+    "group_norm": (
+        lambda x, g, b: op.nn.group_norm(x, g, b, 2, 1, [2, 3], 1e-3),
+        lambda x, g, b: F.group_norm(x, 2, g, b, 1e-3),
+        (X, normal(4), normal(4)),
+    ),
+    "group_norm channels last": (
+        lambda x, g, b: op.nn.group_norm(x, g, b, 2, 3, [1, 2], 1e-3, center=False),
+        lambda x, g, b: F.group_norm(x.permute(0, 3, 1, 2), 2, g, None, 1e-3).permute(0, 2, 3, 1),
+        (X[..., :4].copy(), normal(4), normal(4)),
+    ),
+    "instance_norm": (
+        lambda x, g, b: op.nn.instance_norm(x, g, b, 1, [2, 3], 1e-3, scale=False),
+        lambda x, g, b: F.instance_norm(x, None, None, None, b, eps=1e-3),
+        (X, normal(4), normal(4)),
+    ),
+    "rms_norm": (
+        lambda x, g: op.nn.rms_norm(x, g, [-2, -1], 1e-3),
+        lambda x, g: F.rms_norm(x, (6, 7), g, 1e-3),
+        (X, normal(6, 7)),
+    ),
+    "attention": (op.nn.attention, _attention, (Q, KEYS, KEYS[..., :5].copy())),
+    "attention bias scale": (
+        lambda q, k, v, b: op.nn.attention(q, k, v, b, 0.25),
+        lambda q, k, v, b: _attention(q, k, v, attn_mask=b, scale=0.25),
+        (Q, KEYS, KEYS, normal(2, 1, 4, 9)),
+    ),
+    "attention top left": (
+        lambda q, k, v: op.nn.attention(q, k, v, causal_mask="TopLeft"),
+        lambda q, k, v: _attention(q, k, v, is_causal=True),
+        (Q, KEYS, KEYS),
+    ),
+    "attention bottom right": (
+        lambda q, k, v: op.nn.attention(q, k, v, causal_mask="BottomRight"),
+        lambda q, k, v: _attention(q, k, v, attn_mask=torch.ones(4, 9).tril(5).bool()),
+        (Q, KEYS, KEYS),
+    ),
     "sum all": (op.sum, torch.sum, (X,)),
     "prod": (lambda x: op.prod(x, [1]), lambda x: x.prod(1), (X,)),
     "argmax": (lambda x: op.argmax(x, 1), lambda x: x.argmax(1), (X,)),
