@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tvm import relax
 
 from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.frontends import blocks

@@ -110,9 +110,7 @@ def convert_batch_norm(e: Emitter, x: Inputs, a: Attributes) -> Any:
     trains = bool(a.get("training_mode", 0)) if a.opset >= 14 else a.outputs > 1
     if not a.stateful and trains:
         return _batch_norm_of_batch(e, x, _epsilon(a), kept)
-    call = gensyn.batch_norm(
-        *x[:5], epsilon=_epsilon(a), momentum=1.0 - kept, unbiased=False, frozen=not a.stateful
-    )
+    call = gensyn.batch_norm(*x[:5], epsilon=_epsilon(a), momentum=1.0 - kept, unbiased=False, frozen=not a.stateful)
     value = e(call)
     return [e(relax.TupleGetItem(value, k)) for k in range(3)]
 
