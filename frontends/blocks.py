@@ -131,7 +131,7 @@ def rms_normalise(e: Emitter, x: Expr, axes: Sequence[int], epsilon: float) -> E
 
 
 def layer_norm(e: Emitter, x: Expr, axes: Sequence[int], scale: Expr | None, shift: Expr | None, epsilon: float) -> Expr:
-    """``normalise`` over the last axes of x, then ``affine``; one operator, which has a gradient of its own, where shapes allow."""
+    """``normalise`` over the last axes, then ``affine``; where shapes allow one operator, which has a gradient of its own."""
     extents = [shape_of(x)[a] for a in axes]
     if any(v is not None and shape_of(v) != extents for v in (scale, shift)):
         return affine(e, normalise(e, x, axes, epsilon), scale, shift)

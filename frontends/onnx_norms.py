@@ -98,7 +98,7 @@ def convert_mean_variance_norm(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 
 
 def convert_batch_norm(e: Emitter, x: Inputs, a: Attributes) -> Any:
-    """With stored statistics: an operator that normalises by them, or, when the program trains, by the batch's and updates them.
+    """With stored statistics: an operator that normalises by them or, in training, by the batch's, and updates them.
 
     Statistics that are computed or given at run time are no state: then the node does what ``training_mode`` says.
     """
