@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench lint typecheck wheel prove clean
+.PHONY: demo test bench onnx-conformance lint typecheck wheel prove clean
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -21,6 +21,10 @@ test: $(STAMP)
 bench: demo
 	"$(BIN)/python" benchmarks/training_step.py
 	"$(BIN)/python" scripts/make_results_table.py --demo demo-output/report.json
+
+# Runs onnx's own node tests and writes benchmarks/results/onnx_conformance.json.
+onnx-conformance: $(STAMP)
+	"$(BIN)/python" benchmarks/onnx_conformance.py
 
 lint: $(STAMP)
 	"$(BIN)/python" -m ruff check .

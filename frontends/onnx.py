@@ -14,9 +14,10 @@ What becomes what:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tvm
@@ -31,6 +32,41 @@ from gensyn_tvm.frontends.onnx_converters import Attributes
 from gensyn_tvm.frontends.onnx_operators import CONSTANT_INPUTS, CONVERTERS, FOLDED
 from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, fix_shapes, initialisers, onnx, opset, read
 from gensyn_tvm.program import Program
+
+#: How a model's output is made of the program's: the name of one of them, a list for a sequence, None for an empty optional.
+Layout: TypeAlias = "str | list[Layout] | None"
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """An imported model whose inputs and outputs need not be tensors.
+
+    Attributes:
+        program: its inputs and outputs are the tensors in the model's.
+        outputs: each output of the model by name, as its parts are called in the program.
+    """
+
+    program: Program
+    outputs: Mapping[str, Layout]
+
+
+class ValuesNeededError(ImportModelError):
+    """Shapes or attributes depend on the values of graph inputs.
+
+    Attributes:
+        inputs: the names of these inputs; ``values=`` fixes them.
+    """
+
+    def __init__(self, message: str, inputs: Sequence[str]) -> None:
+        self.inputs = tuple(inputs)
+        super().__init__(message)
+
+
+def leaves(name: str, value: Any) -> list[tuple[str, Any]]:
+    """The tensors in an input with their names in the program: ``name``, or ``name.0``, ``name.1`` … in a sequence."""
+    if isinstance(value, list):
+        return [leaf for k, item in enumerate(value) for leaf in leaves(f"{name}.{k}", item)]
+    return [] if value is None else [(name, value)]
 
 
 def from_onnx(
@@ -53,6 +89,17 @@ def from_onnx(
         ImportModelError: not a valid ONNX model, shapes that are unknown or do not fit, unknown names.
         UnsupportedOperatorError: operators or dtypes without a deterministic variant, all operators in one message.
     """
+    return import_model(model, shapes=shapes, trainable=trainable).program
+
+
+def import_model(
+    model: str | Path | onnx.ModelProto,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    values: Mapping[str, Any] | None = None,
+    trainable: Collection[str] | None = None,
+) -> OnnxModel:
+    """Like ``from_onnx``, also for models with sequences and optionals."""
     proto, origin = read(model)
     _check_operators(proto)
     arrays = initialisers(proto)
@@ -62,7 +109,7 @@ def from_onnx(
     importer = _Importer(arrays, {*parameters, *states}, input_shapes, opset(proto))
     importer.run(proto.graph)
     variables = importer.variables
-    return to_program(
+    program = to_program(
         Imported(
             bindings=importer.bindings,
             inputs={name: importer.value(name) for name in input_shapes},
@@ -75,6 +122,7 @@ def from_onnx(
             origin=origin,
         )
     )
+    return OnnxModel(program, {name: name for name in program.outputs})
 
 
 def _place(node: Any) -> str:
