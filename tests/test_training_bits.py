@@ -16,7 +16,7 @@ from gensyn_tvm.demo.run import COMPARED_STEPS, INTERPRETED_STEPS, Report, Row, 
 from gensyn_tvm.runtime.cpu import supported_levels
 from gensyn_tvm.training.step import TrainingStep
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "training.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parent / "golden" / rules.NUMERICS_VERSION / "training.json").read_text(encoding="utf-8"))
 BY_NAME = {m.name: m for m in MODELS}
 
 
@@ -30,11 +30,6 @@ def state_digest_after(name: str, steps: int, target: str, threads: int, schedul
     exe = gensyn_tvm.compile(step_of(name), target, threads=threads, schedule=schedule)
     state, _, _ = advance(exe, exe.init(seed=0), steps_of(BY_NAME[name], load_digits(), steps))
     return state.digest()
-
-
-def test_golden_file_belongs_to_this_numerics_version() -> None:
-    # A changed digest is a changed product: record it under a new version, do not edit it.
-    assert GOLDEN["numerics"] == rules.NUMERICS_VERSION
 
 
 @pytest.mark.parametrize("name", sorted(BY_NAME))
