@@ -76,7 +76,9 @@ def record(version: str, fresh: dict[str, Any], folder: Path) -> None:
             data, changed = merged(json.loads(path.read_text(encoding="utf-8")), data)
             if changed:
                 places = ", ".join(changed[:8])
-                sys.exit(f"{name}: {len(changed)} digests of version {version} have changed ({places}); this needs a new version")
+                sys.exit(
+                    f"{name}: {len(changed)} digests of version {version} have changed ({places}); this needs a new version"
+                )
         texts[name] = as_text(data)
     texts["manifest.json"] = as_text({name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()})
     for name, text in texts.items():

@@ -28,7 +28,9 @@ _spec.loader.exec_module(recorder)
 def test_files_are_as_recorded(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.name != "manifest.json"}
-    assert found == manifest, "golden digests are not edited: scripts/record_golden.py adds new ones; changed bits are a new version"
+    assert found == manifest, (
+        "golden digests are not edited: scripts/record_golden.py adds new ones; changed bits are a new version"
+    )
 
 
 def test_every_operator_is_recorded() -> None:
