@@ -149,14 +149,7 @@ RULES: dict[str, Rule] = {
     "argmax": t.arg_reduction,
     "argmin": t.arg_reduction,
     # linear algebra, convolution, pooling
-    "matmul": w.matmul,
-    "conv": w.conv,
-    "conv_backward_data": w.conv_backward_data,
-    "conv_backward_weight": w.conv_backward_weight,
-    "max_pool": w.pool,
-    "max_pool_backward": w.max_pool_backward,
-    "avg_pool": w.pool,
-    "avg_pool_backward": w.avg_pool_backward,
+    **w.RULES,
     # data movement
     "reshape": t.reshape,
     "transpose": t.transpose,
@@ -170,8 +163,6 @@ RULES: dict[str, Rule] = {
     "random_bits": t.random_bits,
 }
 
-_CONV = {"strides", "padding", "dilations", "groups"}
-_POOL = {"kernel", "strides", "padding", "dilations"}
 _REDUCE = {"axes", "keepdims"}
 
 #: The attributes that a node of each operator has, no more and no fewer.
@@ -183,13 +174,7 @@ ATTRIBUTES: dict[str, set[str]] = {name: set() for name in RULES} | {
     "reduce_min": _REDUCE,
     "argmax": _REDUCE,
     "argmin": _REDUCE,
-    "conv": _CONV,
-    "conv_backward_data": _CONV | {"input_spatial"},
-    "conv_backward_weight": _CONV | {"kernel"},
-    "max_pool": _POOL,
-    "max_pool_backward": _POOL,
-    "avg_pool": _POOL | {"count_include_pad"},
-    "avg_pool_backward": _POOL | {"count_include_pad", "input_spatial"},
+    **w.ATTRIBUTES,
     "reshape": {"shape"},
     "transpose": {"perm"},
     "broadcast_to": {"shape"},

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from gensyn_tvm.canonical.rule_basics import Attrs, Types, arity, broadcast_shapes, ints, need, pairs, show
-from gensyn_tvm.canonical.types import FLOATS, TensorType
+from gensyn_tvm.canonical.rule_basics import Attrs, Rule, Types, arity, broadcast_shapes, ints, need, pairs, show
+from gensyn_tvm.canonical.types import FLOATS, INTEGERS, TensorType
+
+#: Dtypes of products: floats, and integers wide enough to accumulate in.
+PRODUCTS = (*FLOATS, "int32", "int64", "uint32", "uint64")
 
 
 def matmul(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """(…, M, K), (…, K, N) -> (…, M, N)."""
     arity(inputs, 2)
     a, b = inputs
-    need(a.dtype == b.dtype and a.is_float and a.rank >= 2 and b.rank >= 2, show(inputs), "two float inputs of rank >= 2")
+    need(a.dtype == b.dtype and a.dtype in PRODUCTS, show(inputs), f"two inputs of one dtype in {PRODUCTS}")
+    need(a.rank >= 2 and b.rank >= 2, show(inputs), "two inputs of rank >= 2")
     need(a.shape[-1] == b.shape[-2], show(inputs), "equal inner extents")
     return (TensorType((*broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype),)
 
@@ -47,7 +51,7 @@ def conv(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """x, w -> y."""
     arity(inputs, 2)
     x, w = inputs
-    need(x.dtype == w.dtype and x.is_float, show(inputs), "two float inputs of one dtype")
+    need(x.dtype == w.dtype and x.dtype in PRODUCTS, show(inputs), f"two inputs of one dtype in {PRODUCTS}")
     return (TensorType(conv_output_shape(x.shape, w.shape, attrs), x.dtype),)
 
 
@@ -96,13 +100,27 @@ def pool_output_shape(x: tuple[int, ...], attrs: Attrs) -> tuple[int, ...]:
     return (*x[:2], *out)
 
 
-def pool(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+def max_pool(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x -> y."""
+    arity(inputs, 1)
+    (x,) = inputs
+    need(x.dtype in FLOATS + INTEGERS, show(inputs), "a number dtype")
+    return (TensorType(pool_output_shape(x.shape, attrs), x.dtype),)
+
+
+def max_pool_indices(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x -> int64 indices of the maxima."""
+    (y,) = max_pool(inputs, attrs)
+    need(type(attrs["column_major"]) is bool, attrs["column_major"], "column_major: a boolean")
+    return (TensorType(y.shape, "int64"),)
+
+
+def avg_pool(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """x -> y."""
     arity(inputs, 1)
     (x,) = inputs
     need(x.is_float, show(inputs), f"dtype in {FLOATS}")
-    if "count_include_pad" in attrs:
-        need(type(attrs["count_include_pad"]) is bool, attrs["count_include_pad"], "count_include_pad: a boolean")
+    need(type(attrs["count_include_pad"]) is bool, attrs["count_include_pad"], "count_include_pad: a boolean")
     return (TensorType(pool_output_shape(x.shape, attrs), x.dtype),)
 
 
@@ -123,3 +141,30 @@ def avg_pool_backward(inputs: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     shape = (*dy.shape[:2], *spatial)
     need(dy.is_float and pool_output_shape(shape, attrs) == dy.shape, show(inputs), "dy of the pool's output shape")
     return (TensorType(shape, dy.dtype),)
+
+
+_CONV = {"strides", "padding", "dilations", "groups"}
+_POOL = {"kernel", "strides", "padding", "dilations"}
+
+RULES: dict[str, Rule] = {
+    "matmul": matmul,
+    "conv": conv,
+    "conv_backward_data": conv_backward_data,
+    "conv_backward_weight": conv_backward_weight,
+    "max_pool": max_pool,
+    "max_pool_indices": max_pool_indices,
+    "max_pool_backward": max_pool_backward,
+    "avg_pool": avg_pool,
+    "avg_pool_backward": avg_pool_backward,
+}
+
+ATTRIBUTES: dict[str, set[str]] = {
+    "conv": _CONV,
+    "conv_backward_data": _CONV | {"input_spatial"},
+    "conv_backward_weight": _CONV | {"kernel"},
+    "max_pool": _POOL,
+    "max_pool_indices": _POOL | {"column_major"},
+    "max_pool_backward": _POOL,
+    "avg_pool": _POOL | {"count_include_pad"},
+    "avg_pool_backward": _POOL | {"count_include_pad", "input_spatial"},
+}

@@ -19,13 +19,25 @@ Attrs = Mapping[str, Any]
 
 
 def max_pool(attrs: Attrs, out: TensorType, x: Array) -> Array:
-    """``maximum`` over the window's elements in the input; -inf around the input takes part without effect."""
+    """``maximum`` over the window's elements in the input; the lowest value around the input takes part without effect."""
     _inside(x.shape[2:], out.shape[2:], attrs)
-    padded = pad_spatial(x, attrs["padding"], -math.inf)
-    result = np.full(out.shape, -math.inf, x.dtype)
+    padded = pad_spatial(x, attrs["padding"], _lowest(x))
+    result = np.full(out.shape, _lowest(x), x.dtype)
     for j in np.ndindex(*attrs["kernel"]):
         result = scalar.maximum(result, padded[output_window(j, out.shape[2:], attrs)])
     return result
+
+
+def max_pool_indices(attrs: Attrs, out: TensorType, x: Array) -> Array:
+    """Each window's argmax, as a flat index among the input's spatial positions."""
+    spatial, extents = out.shape[2:], x.shape[2:]
+    inside = _inside(extents, spatial, attrs)
+    chosen = first_extreme(_windows(x, spatial, attrs, _lowest(x)), scalar.maximum, inside.reshape(len(inside), 1, 1, *spatial))
+    order = "F" if attrs["column_major"] else "C"
+    # The flat index of every position, laid out and cut into windows as the input is.
+    numbers = np.arange(math.prod(extents), dtype=np.int64).reshape(extents, order=order)
+    flat = _windows(numbers[np.newaxis, np.newaxis], spatial, attrs, -1)
+    return np.take_along_axis(np.broadcast_to(flat, (len(flat), *out.shape)), chosen[np.newaxis], axis=0)[0]
 
 
 def max_pool_backward(attrs: Attrs, out: TensorType, dy: Array, x: Array) -> Array:
@@ -48,6 +60,11 @@ def avg_pool_backward(attrs: Attrs, out: TensorType, dy: Array) -> Array:
     """The sum, over the windows that contain an element, of dy divided by the window's count."""
     share = dy / _count(attrs, attrs["input_spatial"], TensorType(dy.shape, out.dtype)).astype(dy.dtype)
     return _scatter(attrs, out, share, lambda number: np.ones(dy.shape, np.bool_))
+
+
+def _lowest(x: Array) -> float | int:
+    """What is no larger than any element."""
+    return -math.inf if scalar.is_float(x) else int(np.iinfo(x.dtype).min)
 
 
 def _windows(x: Array, spatial: tuple[int, ...], attrs: Attrs, value: float) -> Array:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.interpreter.scalar import Array, Chain
+from gensyn_tvm.interpreter.scalar import Array, Chain, is_float
 from gensyn_tvm.interpreter.windows import kernel_window, last_axes, output_window, pad_spatial
 
 Attrs = Mapping[str, Any]
@@ -25,7 +25,9 @@ CONV_CHUNK = 768
 
 
 def matmul(attrs: Attrs, out: TensorType, a: Array, b: Array) -> Array:
-    """(…, M, K) times (…, K, N), chunks of 512."""
+    """(…, M, K) times (…, K, N), chunks of 512; integers wrap, in any order."""
+    if not is_float(a):
+        return np.matmul(a, b)
     left, right = Chain.operand(a), Chain.operand(b)
     length = a.shape[-1]
 
@@ -37,13 +39,13 @@ def matmul(attrs: Attrs, out: TensorType, a: Array, b: Array) -> Array:
 
 
 def conv(attrs: Attrs, out: TensorType, x: Array, w: Array) -> Array:
-    """Reduction over (c, kernel…), in chunks of whole channels."""
+    """Reduction over (c, kernel…), in chunks of whole channels; integers wrap, in any order."""
     groups, channels, kernel = attrs["groups"], w.shape[1], w.shape[2:]
     n, o, spatial = out.shape[0], out.shape[1], out.shape[2:]
     # x as (n, group, 1, c, spatial…), w as (group, o, c, kernel…); outputs as (n, group, o, spatial…)
-    padded = Chain.operand(pad_spatial(x, attrs["padding"], 0.0))
+    padded = _operand(pad_spatial(x, attrs["padding"], 0))
     padded = padded.reshape(n, groups, 1, channels, *padded.shape[2:])
-    weights = Chain.operand(w).reshape(groups, o // groups, channels, *kernel)
+    weights = _operand(w).reshape(groups, o // groups, channels, *kernel)
     per_chunk = chunk_extent(math.prod(kernel))
 
     def chunk(first: int) -> Iterator[Step]:
@@ -56,6 +58,8 @@ def conv(attrs: Attrs, out: TensorType, x: Array, w: Array) -> Array:
                 )
 
     shape = (n, groups, o // groups, *spatial)
+    if not is_float(x):
+        return _wrapping_sum(shape, out.dtype, map(chunk, range(0, channels, per_chunk))).reshape(out.shape)
     return _reduce_chunks(shape, out.dtype, (chunk(c) for c in range(0, channels, per_chunk))).reshape(out.shape)
 
 
@@ -137,6 +141,18 @@ def chunk_extent(unit: int) -> int:
     while 2 * p * unit <= CONV_CHUNK:
         p *= 2
     return p
+
+
+def _operand(x: Array) -> Array:
+    return Chain.operand(x) if is_float(x) else x
+
+
+def _wrapping_sum(shape: tuple[int, ...], dtype: str, chunks: Iterable[Iterable[Step]]) -> Array:
+    total = np.zeros(shape, dtype)
+    for steps in chunks:
+        for a, b in steps:
+            total += a * b
+    return total
 
 
 def _reduce_chunks(shape: tuple[int, ...], dtype: str, chunks: Iterable[Iterable[Step]]) -> Array:

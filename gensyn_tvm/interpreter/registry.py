@@ -64,6 +64,7 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "conv_backward_data": products.conv_backward_data,
     "conv_backward_weight": products.conv_backward_weight,
     "max_pool": pooling.max_pool,
+    "max_pool_indices": pooling.max_pool_indices,
     "max_pool_backward": pooling.max_pool_backward,
     "avg_pool": pooling.avg_pool,
     "avg_pool_backward": pooling.avg_pool_backward,

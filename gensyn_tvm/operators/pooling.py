@@ -10,7 +10,8 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators import exact
+from gensyn_tvm.operators import elementwise as ew
+from gensyn_tvm.operators import exact, terms
 from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
 from gensyn_tvm.operators.reductions import lane_reduce, lowest, wins
 
@@ -99,7 +100,7 @@ def _window_maximum(k: Kernel, x: Buffer, store: Buffer, shape: Sequence[int], w
     def step(index: Sequence[Expr], terms: Sequence[Expr], acc: Expr) -> Expr:
         position, inside = w.element(index[2:], terms)
         value = load(x, [*index[:2], *position])
-        return exact.maximum(acc, guarded(inside, value, lowest(dtype)) if any(map(any, w.padding)) else value)
+        return ew.maximum(acc, guarded(inside, value, lowest(dtype)) if any(map(any, w.padding)) else value)
 
     k.stage("fold", store, shape, step, reduce=w.kernel, init=lowest(dtype))
 
@@ -112,6 +113,38 @@ def max_pool(name: str, inputs: Sequence[TensorType], output: TensorType, attrs:
     return k.result()
 
 
+def _first_winner(k: Kernel, x: Buffer, best: Buffer, shape: Sequence[int], w: Window, dtype: str) -> Buffer:
+    """For each window which of its elements, in row-major order, is the first that attains the maximum ``best``."""
+    chosen = k.scratch(shape, "int64")
+    never = i64(math.prod(w.kernel))
+
+    def first(index: Sequence[Expr], offset: Sequence[Expr], acc: Expr) -> Expr:
+        position, inside = w.element(index[2:], offset)
+        value = guarded(inside, load(x, [*index[:2], *position]), terms.zero(dtype))
+        hit = tirx.And(inside, wins(value, load(best, index)))
+        return tirx.Min(acc, exact.select(hit, ravel(offset, w.kernel), never))
+
+    k.stage("fold", chosen, shape, first, reduce=w.kernel, init=never)
+    return chosen
+
+
+def max_pool_indices(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+    """Where each window's maximum is first attained: the flat index among the input's spatial positions."""
+    (x,) = inputs
+    w = Window.of(x.shape, output.shape, attrs)
+    with kernel(name, inputs, output) as k:
+        best = k.scratch(output.shape, x.dtype)
+        _window_maximum(k, k.inputs[0], best, output.shape, w, x.dtype)
+        chosen = _first_winner(k, k.inputs[0], best, output.shape, w, x.dtype)
+
+        def flat(index: Sequence[Expr]) -> Expr:
+            position, _ = w.element(index[2:], unravel(load(chosen, index), w.kernel))
+            return ravel(position[::-1], w.input[::-1]) if attrs["column_major"] else ravel(position, w.input)
+
+        k.stage("map", k.output, output.shape, flat)
+    return k.result()
+
+
 def max_pool_backward(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """(dy, x) -> dx: every window's dy goes to the first position of its maximum."""
     dy, x = inputs
@@ -119,16 +152,7 @@ def max_pool_backward(name: str, inputs: Sequence[TensorType], output: TensorTyp
     with kernel(name, inputs, output) as k:
         best = k.scratch(dy.shape, x.dtype)
         _window_maximum(k, k.inputs[1], best, dy.shape, w, x.dtype)
-        chosen = k.scratch(dy.shape, "int64")
-        never = i64(math.prod(w.kernel))
-
-        def first(index: Sequence[Expr], terms: Sequence[Expr], acc: Expr) -> Expr:
-            position, inside = w.element(index[2:], terms)
-            value = guarded(inside, load(k.inputs[1], [*index[:2], *position]), exact.const(0.0, x.dtype))
-            hit = tirx.And(inside, wins(value, load(best, index)))
-            return tirx.Min(acc, exact.select(hit, ravel(terms, w.kernel), never))
-
-        k.stage("fold", chosen, dy.shape, first, reduce=w.kernel, init=never)
+        chosen = _first_winner(k, k.inputs[1], best, dy.shape, w, x.dtype)
 
         def receives(index: Sequence[Expr], terms: Sequence[Expr]) -> tuple[list[Expr], Expr]:
             window, offset, exists = w.covering(index[2:], terms)
@@ -199,3 +223,12 @@ def _accumulate(k: Kernel, x: TensorType, w: Window, receives: Any, share: Any) 
         x.shape,
         lambda index: exact.select(load(found, index), load(total, index), exact.const(0.0, x.dtype)),
     )
+
+
+VARIANTS = {
+    "max_pool": max_pool,
+    "max_pool_indices": max_pool_indices,
+    "max_pool_backward": max_pool_backward,
+    "avg_pool": avg_pool,
+    "avg_pool_backward": avg_pool_backward,
+}

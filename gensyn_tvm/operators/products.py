@@ -18,7 +18,7 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators import exact
+from gensyn_tvm.operators import exact, terms
 from gensyn_tvm.operators.elementwise import broadcast_index
 from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
 
@@ -106,7 +106,7 @@ def emit_product(
     p = product
     width = p.columns if p.in_place else padded_columns(p.columns)
     if p.units * math.prod(p.inner) == 0:
-        k.stage("map", k.output, [int(e) for e in k.output.shape], lambda index: exact.const(0.0, p.dtype))
+        k.stage("map", k.output, [int(e) for e in k.output.shape], lambda index: terms.zero(p.dtype))
         return
     packed = _pack_right(k, p, width)
     full, rest = divmod(p.units, p.per_chunk)
@@ -119,7 +119,7 @@ def emit_product(
     def result(index: Index) -> Expr:
         source = place(index)
         values = [load(part, source) for part in parts]
-        value = values[0] if len(values) == 1 else exact.add(values[0], values[1])
+        value = values[0] if len(values) == 1 else terms.add(values[0], values[1])
         return value if finish is None else finish(value, index)
 
     k.stage("map", k.output, [int(e) for e in k.output.shape], result)
@@ -133,7 +133,7 @@ def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Ind
     def value(index: Index) -> Expr:
         column = index[-1]
         x = p.right(index[:rank], index[rank], index[rank + 1 : -1], column)
-        return x if width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, exact.const(0.0, p.dtype))
+        return x if width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, terms.zero(p.dtype))
 
     k.stage("move" if p.in_place else "panel", buffer, shape, value)
     return lambda batch, unit, inner, column: load(buffer, [*batch, unit, *inner, column])
@@ -156,9 +156,9 @@ def _emit_chunks(k: Kernel, p: Product, packed: Any, width: int, chunks: int) ->
         "total",
         total,
         [*p.batch, rows, width],
-        lambda s, r, acc: exact.add(acc, load(partial, [*s[:-2], r[0], s[-2], s[-1]])),
+        lambda s, r, acc: terms.add(acc, load(partial, [*s[:-2], r[0], s[-2], s[-1]])),
         reduce=[chunks],
-        init=exact.const(-0.0, p.dtype),
+        init=terms.start(p.dtype),
     )
     return total
 
@@ -174,10 +174,10 @@ def _emit_chunk(
         batch, row, column = s[:rank], s[-2], s[-1]
         row = _existing(p, row)
         unit, inner = first(s) + r[0], r[1:]
-        result = exact.fma(p.left(batch, row, unit, inner), packed(batch, unit, inner, column), accumulator)
+        result = terms.multiply_add(p.left(batch, row, unit, inner), packed(batch, unit, inner, column), accumulator)
         return result if p.takes_part is None else exact.select(p.takes_part(row, inner), result, accumulator)
 
-    k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=exact.const(-0.0, p.dtype))
+    k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=terms.start(p.dtype))
     return buffer
 
 
@@ -237,7 +237,7 @@ def _padded(k: Kernel, x: Buffer, shape: Sequence[int], padding: Sequence[tuple[
             for p, e, pads in zip(position[2:], shape[2:], padding, strict=True)
             if any(pads)
         ]
-        return guarded(all_of(inside), load(x, position), exact.const(0.0, dtype))
+        return guarded(all_of(inside), load(x, position), terms.zero(dtype))
 
     k.stage("pack", buffer, padded_shape, value)
     return buffer

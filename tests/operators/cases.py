@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import zlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
+
+from . import cases_windows
+from .case import Case
 
 SPECIAL32 = np.array(
     [
@@ -42,24 +43,6 @@ SPECIAL64 = np.concatenate(
         [5e-324, -5e-324, 1e-310, -1e-310, _SMALLEST_NORMAL64, _LARGEST64, -_LARGEST64, 1e300, 4503599627370495.5, 2.0**63],
     ]
 )
-
-
-@dataclass(frozen=True)
-class Case:
-    """A single-operator graph with inputs."""
-
-    name: str
-    op: str
-    shapes: tuple[tuple[tuple[int, ...], str], ...]
-    attrs: dict[str, Any]
-    special: bool = True
-
-    @property
-    def seed(self) -> int:
-        return zlib.crc32(self.name.encode())
-
-    def types(self) -> list[TensorType]:
-        return [TensorType(shape, dtype) for shape, dtype in self.shapes]
 
 
 def array(t: TensorType, rng: np.random.Generator, *, special: bool) -> np.ndarray:
@@ -247,6 +230,7 @@ FAMILIES: dict[str, list[Case]] = {
     "pools": _pools(),
     "movement": _movement(),
     "large": _large(),
+    **cases_windows.FAMILIES,
 }
 
 CASES: list[Case] = [case for family in FAMILIES.values() for case in family]
