@@ -59,7 +59,8 @@ def convert_axis(value: int, rank: int) -> int:
     return value % max(rank, 1)
 
 
-def _input(inputs: Inputs, position: int) -> Any:
+def optional(inputs: Inputs, position: int) -> Any:
+    """An input that may be left out: None then."""
     return inputs[position] if position < len(inputs) else None
 
 
@@ -86,8 +87,8 @@ def convert_chain(function: Callable[[Expr, Expr], Expr], *, mean: bool = False)
 
 def convert_clip(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     low, high = a.get("min"), a.get("max")
-    low = known(e, x[1], "min").item() if _input(x, 1) is not None else low
-    high = known(e, x[2], "max").item() if _input(x, 2) is not None else high
+    low = known(e, x[1], "min").item() if optional(x, 1) is not None else low
+    high = known(e, x[2], "max").item() if optional(x, 2) is not None else high
     return e.clip(x[0], low, high)
 
 
@@ -168,61 +169,6 @@ def convert_softmax(function: Callable[..., Expr]) -> Converter:
     return convert
 
 
-# ---- linear algebra, convolution, pooling ---------------------------------------------------------------------------
-
-
-def convert_gemm(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    left = e.transpose(x[0], [1, 0]) if a.get("transA") else x[0]
-    right = e.transpose(x[1], [1, 0]) if a.get("transB") else x[1]
-    y = e(op.matmul(left, right))
-    y = y if a.get("alpha", 1.0) == 1.0 else e.mul(y, a["alpha"])
-    bias = _input(x, 2)
-    if bias is None or a.get("beta", 1.0) == 0.0:
-        return y
-    return e.add(y, bias if a.get("beta", 1.0) == 1.0 else e.mul(bias, a["beta"]))
-
-
-def _window(e: Emitter, x: Expr, a: Attributes, kernel: Sequence[int]) -> dict[str, list[int]]:
-    """Strides, dilation and padding of a convolution or pooling, ``auto_pad`` resolved."""
-    n = blocks.spatial(e, x)
-    strides, dilation = list(a.get("strides", [1] * n)), list(a.get("dilations", [1] * n))
-    pads, mode = list(a.get("pads", [0] * (2 * n))), a.get("auto_pad", "NOTSET")
-    lows, highs = pads[:n], pads[n:]
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        totals = blocks.same_padding(shape_of(x)[2:], kernel, strides, dilation)
-        small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
-        lows, highs = (small, large) if mode == "SAME_UPPER" else (large, small)
-    elif mode == "VALID":
-        lows, highs = [0] * n, [0] * n
-    return {"strides": strides, "dilation": dilation, "lows": lows, "highs": highs}
-
-
-def convert_conv(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    window = _window(e, x[0], a, shape_of(x[1])[2:])
-    return blocks.conv(e, x[0], x[1], _input(x, 2), groups=int(a.get("group", 1)), **window)
-
-
-def convert_pool(kind: str) -> Converter:
-    def convert(e: Emitter, x: Inputs, a: Attributes) -> Any:
-        kernel = list(a["kernel_shape"])
-        y = blocks.pool(
-            e,
-            kind,
-            x[0],
-            kernel=kernel,
-            ceil_mode=bool(a.get("ceil_mode", 0)),
-            count_include_pad=bool(a.get("count_include_pad", 0)),
-            **_window(e, x[0], a, kernel),
-        )
-        return [y, None]
-
-    return convert
-
-
-def convert_global_pool(function: Callable[..., Expr]) -> Converter:
-    return lambda e, x, a: e(function(x[0], list(range(2, rank_of(x[0]))), True))
-
-
 # ---- dropout --------------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +180,7 @@ def convert_shortest(value: float) -> float:
 def convert_dropout(e: Emitter, x: Inputs, a: Attributes) -> Any:
     ratio = (
         convert_shortest(known(e, x[1], "the ratio").item())
-        if _input(x, 1) is not None
+        if optional(x, 1) is not None
         else convert_shortest(a.get("ratio", 0.5))
     )
     if not 0.0 <= ratio < 1.0:
@@ -308,9 +254,9 @@ def convert_slice(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 def convert_pad(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     if a.get("mode", "constant") != "constant":
         raise e.refuse(f"mode {a['mode']}", expected="constant")
-    value = known(e, x[2], "the padding value").item() if _input(x, 2) is not None else a.get("value", 0.0)
+    value = known(e, x[2], "the padding value").item() if optional(x, 2) is not None else a.get("value", 0.0)
     pads, rank = _integers(e, x, a, 1, "pads") or [], rank_of(x[0])
-    axes = [convert_axis(int(v), rank) for v in known(e, x[3], "axes")] if _input(x, 3) is not None else list(range(rank))
+    axes = [convert_axis(int(v), rank) for v in known(e, x[3], "axes")] if optional(x, 3) is not None else list(range(rank))
     lows, highs = [0] * rank, [0] * rank
     for k, axis in enumerate(axes):
         lows[axis], highs[axis] = pads[k], pads[k + len(axes)]

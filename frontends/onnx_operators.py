@@ -6,6 +6,7 @@ import math
 
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends import onnx_converters as c
+from gensyn_tvm.frontends import onnx_windows as w
 from gensyn_tvm.frontends.emit import dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Converter
 from gensyn_tvm.frontends.onnx_losses import LOSSES
@@ -86,13 +87,7 @@ CONVERTERS: dict[str, Converter] = {
     "Softmax": c.convert_softmax(nn.softmax),
     "LogSoftmax": c.convert_softmax(nn.log_softmax),
     # linear algebra, convolution, pooling
-    "MatMul": c.convert_binary(op.matmul),
-    "Gemm": c.convert_gemm,
-    "Conv": c.convert_conv,
-    "MaxPool": c.convert_pool("max"),
-    "AveragePool": c.convert_pool("avg"),
-    "GlobalAveragePool": c.convert_global_pool(op.mean),
-    "GlobalMaxPool": c.convert_global_pool(op.max),
+    **w.CONVERTERS,
     # dropout
     "Dropout": c.convert_dropout,
     # data movement and sources

@@ -33,9 +33,9 @@ def max_pool_indices(attrs: Attrs, out: TensorType, x: Array) -> Array:
     spatial, extents = out.shape[2:], x.shape[2:]
     inside = _inside(extents, spatial, attrs)
     chosen = first_extreme(_windows(x, spatial, attrs, _lowest(x)), scalar.maximum, inside.reshape(len(inside), 1, 1, *spatial))
-    order = "F" if attrs["column_major"] else "C"
     # The flat index of every position, laid out and cut into windows as the input is.
-    numbers = np.arange(math.prod(extents), dtype=np.int64).reshape(extents, order=order)
+    count = np.arange(math.prod(extents), dtype=np.int64)
+    numbers: Array = count.reshape(extents[::-1]).T if attrs["column_major"] else count.reshape(extents)
     flat = _windows(numbers[np.newaxis, np.newaxis], spatial, attrs, -1)
     return np.take_along_axis(np.broadcast_to(flat, (len(flat), *out.shape)), chosen[np.newaxis], axis=0)[0]
 
