@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...], str]] = {
     "index outside": (lambda x: op.take(x, c([9], "int64"), 1), (A,), "indices from 9 to 9"),
     "negative stride": (lambda x: op.strided_slice(x, [0], [2], [-9], [-1]), (A,), "stride -1"),
     "reflect padding": (lambda x: op.nn.pad(x, [1, 1, 1, 1], "reflect"), (A,), "pad_mode reflect"),
-    "integer matmul": (op.matmul, (INTS, INTS.T.copy()), "int64[2, 3], int64[3, 2]"),
+    "int8 matmul": (op.matmul, (INTS.astype("int8"), INTS.T.astype("int8")), "int8[2, 3], int8[3, 2]"),
     "integer mean": (op.mean, (INTS,), "a mean of int64[2, 3]"),
     "float64 exp": (op.exp, (A.astype("float64"),), "float64[3, 5]"),
     "indivisible adaptive pooling": (lambda x: op.nn.adaptive_avg_pool2d(x, (4, 1)), (X,), "(6, 7) to (4, 1)"),
