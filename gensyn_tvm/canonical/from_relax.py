@@ -13,11 +13,14 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-<<<<<<< HEAD
-from gensyn_tvm.canonical import convert_elementwise, convert_movement, convert_norms, convert_reductions, convert_windows
-=======
-from gensyn_tvm.canonical import convert_elementwise, convert_indexing, convert_movement, convert_reductions, convert_windows
->>>>>>> 740a26a (take, gather_elements, gather_nd, reverse; extents of values in the frontends' emitter)
+from gensyn_tvm.canonical import (
+    convert_elementwise,
+    convert_indexing,
+    convert_movement,
+    convert_norms,
+    convert_reductions,
+    convert_windows,
+)
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value, type_of
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.relax_ops import PREFIX, canonical_attributes
@@ -38,7 +41,8 @@ CONVERTERS: dict[str, Converter] = {
 _MOVES = {
     *("relax.astype", "relax.broadcast_to", "relax.concat", "relax.expand_dims", "relax.flatten", "relax.permute_dims"),
     *("relax.repeat", "relax.reshape", "relax.split", "relax.squeeze", "relax.stack", "relax.strided_slice", "relax.take"),
-    *("relax.tile", "relax.flip", "relax.gather_elements", "relax.gather_nd", "relax.full", "relax.zeros", "relax.ones", "relax.where", "relax.nn.batch_flatten"),
+    *("relax.tile", "relax.flip", "relax.full", "relax.zeros", "relax.ones", "relax.where", "relax.nn.batch_flatten"),
+    *("relax.gather_elements", "relax.gather_nd", "relax.scatter_elements", "relax.scatter_nd", "relax.sort", "relax.topk"),
 }
 
 #: Operators that earlier stages rewrite; left over, they mean that a stage was skipped.
