@@ -74,7 +74,9 @@ def reverse(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: 
     with kernel(name, inputs, output) as k:
 
         def value(index: Sequence[Expr]) -> Expr:
-            place = [i64(n - 1) - i if a in attrs["axes"] else i for a, (i, n) in enumerate(zip(index, output.shape, strict=True))]
+            place = [
+                i64(n - 1) - i if a in attrs["axes"] else i for a, (i, n) in enumerate(zip(index, output.shape, strict=True))
+            ]
             return load(k.inputs[0], place)
 
         k.stage("move", k.output, output.shape, value)

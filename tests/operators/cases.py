@@ -10,7 +10,7 @@ import numpy as np
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 
 from . import cases_index, cases_windows
-from .case import SPECIAL32, Case, array
+from .case import SPECIAL32, Case
 
 F, D = "float32", "float64"
 
