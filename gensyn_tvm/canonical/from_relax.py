@@ -42,7 +42,7 @@ _MOVES = {
     *("relax.astype", "relax.broadcast_to", "relax.concat", "relax.expand_dims", "relax.flatten", "relax.permute_dims"),
     *("relax.repeat", "relax.reshape", "relax.split", "relax.squeeze", "relax.stack", "relax.strided_slice", "relax.take"),
     *("relax.tile", "relax.flip", "relax.full", "relax.zeros", "relax.ones", "relax.where", "relax.nn.batch_flatten"),
-    *("relax.gather_elements", "relax.gather_nd", "relax.scatter_elements", "relax.scatter_nd", "relax.sort", "relax.topk"),
+    *("relax.gather_elements", "relax.gather_nd"),
 }
 
 #: Operators that earlier stages rewrite; left over, they mean that a stage was skipped.
