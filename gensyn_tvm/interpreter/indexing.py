@@ -30,7 +30,7 @@ def take(attrs: Attrs, out: TensorType, x: Array, indices: Array) -> Array:
 def gather_elements(attrs: Attrs, out: TensorType, x: Array, indices: Array) -> Array:
     """x at the place of each index, but for the axis."""
     axis = attrs["axis"]
-    places = list(np.indices(indices.shape, sparse=True))
+    places: list[Array] = list(np.indices(indices.shape, sparse=True))
     places[axis] = _inside(indices, x.shape[axis])
     return x[tuple(places)]
 
@@ -39,7 +39,7 @@ def gather_nd(attrs: Attrs, out: TensorType, x: Array, indices: Array) -> Array:
     """x[batch…, tuple…]"""
     batch = attrs["batch_dims"]
     outer = indices.shape[:-1]
-    places = list(np.indices(outer, sparse=True)[:batch])
+    places: list[Array] = list(np.indices(outer, sparse=True)[:batch])
     places += [_inside(indices[..., c], x.shape[batch + c]) for c in range(indices.shape[-1])]
     if places:
         return np.broadcast_to(x[tuple(places)], out.shape)
