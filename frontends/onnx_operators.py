@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from gensyn_tvm.frontends import blocks, onnx_index
+from gensyn_tvm.frontends import blocks, onnx_index, onnx_quantised, onnx_windows
 from gensyn_tvm.frontends import onnx_converters as c
-from gensyn_tvm.frontends import onnx_windows as w
 from gensyn_tvm.frontends.emit import dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Converter
 from gensyn_tvm.frontends.onnx_losses import LOSSES
@@ -87,7 +86,8 @@ CONVERTERS: dict[str, Converter] = {
     "Softmax": c.convert_softmax(nn.softmax),
     "LogSoftmax": c.convert_softmax(nn.log_softmax),
     # linear algebra, convolution, pooling
-    **w.CONVERTERS,
+    **onnx_windows.CONVERTERS,
+    **onnx_quantised.CONVERTERS,
     # dropout
     "Dropout": c.convert_dropout,
     # data movement and sources
