@@ -210,10 +210,9 @@ def hard_sigmoid(e: Emitter, x: Expr) -> Expr:
 
 
 def take(e: Emitter, x: Expr, indices: Expr, axis: int) -> Expr:
-    """x at integer indices along an axis; negative ones count from the end. Computed indices outside are moved inside."""
+    """x at constant integer indices along an axis; negative ones count from the end."""
     if not isinstance(indices, GenericConst):
-        index = indices if dtype_of(indices) in ("int32", "int64") else e.cast(indices, "int64")
-        return e.canonical("take", x, index, axis=axis)
+        raise e.refuse("indices that are computed or given at run time", expected="constant indices")
     array = indices.value.numpy()
     extent = shape_of(x)[axis]
     if array.size and (array.min() < -extent or array.max() >= extent):

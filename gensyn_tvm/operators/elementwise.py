@@ -51,11 +51,15 @@ def minimum(a: Expr, b: Expr) -> Expr:
 
 def equal(a: Expr, b: Expr) -> Expr:
     """Equality; on floats NaN is not equal to itself and the zeros are equal."""
+    if exact.element_of(exact.dtype_of(a)) == "bool":  # LLVM code for EQ would compare floats
+        return tirx.Or(tirx.And(a, b), tirx.And(tirx.Not(a), tirx.Not(b)))
     return exact.eq(a, b) if is_float(a) else tirx.EQ(a, b)
 
 
 def not_equal(a: Expr, b: Expr) -> Expr:
     """Negation of ``equal``."""
+    if exact.element_of(exact.dtype_of(a)) == "bool":
+        return tirx.Or(tirx.And(a, tirx.Not(b)), tirx.And(tirx.Not(a), b))
     return exact.ne(a, b) if is_float(a) else tirx.NE(a, b)
 
 

@@ -115,8 +115,9 @@ def immediate(element: Any, dtype: str) -> Expr:
 def uniform_constant(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """A constant whose elements all have the same bits; others are handed to the program as data."""
     array = to_carrier(constant_array(attrs))
+    element = array.flat[0] if array.size else 0
     with kernel(name, inputs, output) as k:
-        k.stage("map", k.output, output.shape, lambda index: immediate(array.flat[0], output.carrier))
+        k.stage("map", k.output, output.shape, lambda index: immediate(element, output.carrier))
     return k.result()
 
 

@@ -132,8 +132,9 @@ def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
     """Row-major multi-index of a flat index."""
     index: list[Expr] = []
     for k in reversed(range(len(shape))):
-        index.insert(0, flat % i64(shape[k]) if k else flat)
-        flat = flat // i64(shape[k])
+        extent = i64(max(shape[k], 1))  # nothing is read along an empty axis
+        index.insert(0, flat % extent if k else flat)
+        flat = flat // extent
     return index
 
 

@@ -94,7 +94,14 @@ def _is_data(node: Node) -> bool:
         return False
     array = constant_array(node.attrs)
     raw = array.reshape(-1).view(f"V{array.dtype.itemsize}")
-    return array.size == 0 or bool((raw != raw[0]).any())
+    return bool((raw != raw[0]).any())
+
+
+def _nothing(node: Node) -> Any:
+    """A value without elements needs no computation, and TVM's passes stumble over loops that never run."""
+    (t,) = node.types
+    attrs = {"dtype": t.dtype, "shape": t.shape, "data": ""}
+    return _call("constant", [], attrs, Signature((), t), node.source)
 
 
 def lift(graph: Graph) -> Any:
@@ -110,7 +117,9 @@ def lift(graph: Graph) -> Any:
             types = graph.value_types()
             values: list[Any] = list(params)
             for node in graph.nodes:
-                if _is_data(node):
+                if not node.types[0].size:
+                    values.append(builder.emit(_nothing(node)))
+                elif _is_data(node):
                     values.append(relax.const(to_carrier(constant_array(node.attrs)), node.types[0].carrier))
                 else:
                     signature = Signature(tuple(types[i] for i in node.inputs), node.types[0])

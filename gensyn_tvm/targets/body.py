@@ -16,6 +16,10 @@ Expr = Any
 
 #: A type of the same width for each element type.
 _OTHER_TYPE = {
+    "int8": "uint8",
+    "uint8": "int8",
+    "int16": "uint16",
+    "uint16": "int16",
     "float32": "int32",
     "float64": "int64",
     "int32": "uint32",
@@ -49,6 +53,16 @@ class Body:
         self._bindings.append((var, value))
         return var
 
+    def argument(self, value: Expr) -> Expr:
+        """Name an operand of the operator, unseen by TVM's analyzer.
+
+        The analyzer binds the names inside of an operand before and after simplifying it, and gives up if one of them has
+        become a constant in between.
+        """
+        if isinstance(value, tirx.Var):
+            return value
+        return self.let(self._hidden(value))
+
     def const(self, value: float, element: str = "float32") -> Expr:
         """A float constant in all lanes."""
         return self._spread(exact.const(value, element))
@@ -81,11 +95,25 @@ class Body:
 
     def _opaque(self, value: Expr) -> Expr:
         """The same value behind a reinterpretation: TVM's analyzer looks at let-bound values and fails on vector selects."""
+        return self._hidden(value) if isinstance(value, tirx.Select | tirx.Add | tirx.Sub | tirx.Mul) else value
+
+    def _hidden(self, value: Expr) -> Expr:
+        """The same value behind reinterpretations, which TVM does not look through."""
         dtype = exact.dtype_of(value)
         other = _OTHER_TYPE.get(exact.element_of(dtype))
-        if other is None or not isinstance(value, tirx.Select | tirx.Add | tirx.Sub | tirx.Mul):
+        if other is None:
             return value
+        constant = value.value if isinstance(value, tirx.Broadcast) else value
+        if isinstance(constant, tirx.IntImm):
+            return tirx.Cast(dtype, self._hidden_integer(int(constant.value)))
         return tirx.reinterpret(dtype, tirx.reinterpret(self.dtype(other), value))
+
+    def _hidden_integer(self, value: int) -> Expr:
+        """An int64 constant. TVM takes a reinterpreted 0 for a null pointer, and its C code cannot reinterpret an int32."""
+        wide = tirx.reinterpret(self.dtype("uint64"), self.int_const(value or 1, "int64"))
+        if not value:
+            wide = tirx.shift_right(wide, self.int_const(1, "uint64"))
+        return tirx.reinterpret(self.dtype("int64"), wide)
 
     def _spread(self, scalar: Expr) -> Expr:
         return scalar if self.lanes == 1 else tirx.Broadcast(scalar, self.lanes)

@@ -53,7 +53,7 @@ def _body(call: Any) -> tuple[Body, str, list[Expr]]:
     dtype = exact.dtype_of(call.args[0])
     body = Body(exact.lanes_of(dtype), has_fma=_HAS_FMA.get())
     element = exact.element_of(dtype)
-    return body, element, list(call.args) if element == "bool" else [body.let(a) for a in call.args]
+    return body, element, list(call.args) if element == "bool" else [body.argument(a) for a in call.args]
 
 
 def _fence(expr: Expr) -> Expr:
@@ -183,9 +183,9 @@ def _wrap_narrow(operation: Callable[[Expr, Expr], Expr], dtype: str, body: Body
     wide = body.dtype("int64")
     if dtype == "uint32":  # products of two 32-bit unsigned integers need all 64 bits
         wide = body.dtype("uint64")
-        if operation is tirx.Sub:
-            a, operation = tirx.Add(tirx.Cast(wide, a), body.int_const(2**32, "uint64")), tirx.Sub
-            return tirx.Cast(body.dtype(dtype), tirx.Sub(a, tirx.Cast(wide, b)))
+        if operation is tirx.Sub:  # the complement of b and 1 on top: nothing that TVM could cancel, leaving 2^32 as a uint32
+            inverse = tirx.bitwise_xor(tirx.Cast(wide, b), body.int_const(2**32 - 1, "uint64"))
+            return tirx.Cast(body.dtype(dtype), tirx.Add(tirx.Add(tirx.Cast(wide, a), inverse), body.int_const(1, "uint64")))
     return tirx.Cast(body.dtype(dtype), operation(tirx.Cast(wide, a), tirx.Cast(wide, b)))
 
 
