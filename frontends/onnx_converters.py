@@ -64,6 +64,11 @@ def optional(inputs: Inputs, position: int) -> Any:
     return inputs[position] if position < len(inputs) else None
 
 
+def padded_inputs(inputs: Inputs, count: int) -> list[Any]:
+    """The inputs, with None for those that the node does not name, ``count`` in all."""
+    return [optional(inputs, position) for position in range(count)]
+
+
 # ---- elementwise ----------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, nn, number, op, rank_of, shape_of
-from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs
+from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, optional
 from gensyn_tvm.training.losses import class_mask
 
 _REDUCTIONS = ("none", "sum", "mean")
@@ -53,7 +53,7 @@ def negative_log_likelihood(
 
 
 def _loss(e: Emitter, log_p: Expr, x: Inputs, a: Attributes) -> Expr:
-    weight = x[2] if len(x) > 2 else None
+    weight = optional(x, 2)
     reduction = a.get("reduction", "mean")
     return negative_log_likelihood(e, log_p, x[1], weight, ignored=a.get("ignore_index"), reduction=reduction)
 

@@ -9,7 +9,7 @@ from tvm import relax
 from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, number, op, rank_of, shape_of
-from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis, convert_shortest
+from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis, convert_shortest, optional
 from gensyn_tvm.training import ops as gensyn
 
 #: TensorProto.DataType of the precisions in which a first stage can run.
@@ -42,7 +42,7 @@ def convert_layer_norm(e: Emitter, x: Inputs, a: Attributes) -> list[Expr]:
     """[Y, Mean, InvStdDev]; the last two only where the node names them."""
     _floats(e, x[0])
     axes, stash = _axes_from(a, x[0]), _stash(e, a)
-    bias = x[2] if len(x) > 2 else None
+    bias = optional(x, 2)
     if a.outputs == 1 and stash == dtype_of(x[0]):
         return [blocks.layer_norm(e, x[0], axes, x[1], bias, _epsilon(a))]
     mean, centred, deviation = blocks.deviation(e, e.cast(x[0], stash), axes, _epsilon(a))
@@ -62,17 +62,11 @@ def convert_instance_norm(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 
 
 def convert_group_norm(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    """Scale and bias are per group before opset 21, per channel from then on."""
+    """Scale and bias for each channel; the deprecated form of opset 18, with one for each group, is no valid ONNX any more."""
     _floats(e, x[0])
-    groups, channels, dtype = int(a["num_groups"]), shape_of(x[0])[1], dtype_of(x[0])
-    vectors = list(x[1:3])
-    if a.opset < 21:
-        if groups < 1 or channels % groups:
-            raise e.refuse(f"{channels} channels in {groups} groups", expected="a number of groups that divides the channels")
-        vectors = [e(op.repeat(v, channels // groups, 0)) for v in vectors]
-    stash = _stash(e, a) if a.opset >= 21 else dtype
-    y = blocks.group_norm(e, e.cast(x[0], stash), groups, None, None, _epsilon(a))
-    return blocks.affine(e, e.cast(y, dtype), *(blocks.per_channel(e, v, rank_of(y)) for v in vectors))
+    dtype = dtype_of(x[0])
+    y = blocks.group_norm(e, e.cast(x[0], _stash(e, a)), int(a["num_groups"]), None, None, _epsilon(a))
+    return blocks.affine(e, e.cast(y, dtype), *(blocks.per_channel(e, v, rank_of(y)) for v in x[1:3]))
 
 
 def convert_lp_norm(e: Emitter, x: Inputs, a: Attributes) -> Expr:

@@ -8,11 +8,15 @@ from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends import onnx_converters as c
 from gensyn_tvm.frontends import onnx_windows as w
 from gensyn_tvm.frontends.emit import dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.frontends.onnx_attention import ATTENTION
 from gensyn_tvm.frontends.onnx_converters import Converter
+from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
 from gensyn_tvm.frontends.onnx_norms import NORMS
 
 CONVERTERS: dict[str, Converter] = {
+    **ATTENTION,
+    **LINEAR_ATTENTION,
     **LOSSES,
     **NORMS,
     # elementwise
@@ -62,7 +66,6 @@ CONVERTERS: dict[str, Converter] = {
     ),
     "Selu": lambda e, x, a: blocks.elu(e, x[0], a.get("alpha", 1.6732631921768188), scale=a.get("gamma", 1.0507010221481323)),
     "Gelu": c.convert_gelu,
-    "Swish": lambda e, x, a: e.mul(x[0], e(op.sigmoid(e.mul(x[0], a.get("alpha", 1.0))))),
     "Mish": lambda e, x, a: e.mul(x[0], e(op.tanh(blocks.softplus(e, x[0])))),
     "Softplus": lambda e, x, a: blocks.softplus(e, x[0]),
     "Softsign": lambda e, x, a: e.div(x[0], e.add(e(op.abs(x[0])), 1.0)),

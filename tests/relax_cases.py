@@ -71,6 +71,11 @@ COMMON: dict[str, Case] = {
     "min": (lambda x: op.min(x, [-1], True), lambda x: x.amin(-1, True), (X,)),
     "variance": (lambda x: op.variance(x, [2, 3]), lambda x: x.var((2, 3), correction=0), (X,)),
     "std": (lambda x: op.std(x, [1], True), lambda x: x.std(1, correction=0, keepdim=True), (X,)),
+    "where": (
+        lambda x, y: op.where(op.greater(x, c(0.0)), x, y),
+        lambda x, y: torch.where(x > 0, x, y),
+        (A, G5),
+    ),
     "matmul": (op.matmul, torch.matmul, (A, B.T.copy())),
     "matmul row": (op.matmul, torch.matmul, (G5, B.T.copy())),
     "matmul column": (op.matmul, torch.matmul, (A, G5)),

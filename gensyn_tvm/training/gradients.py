@@ -162,6 +162,13 @@ def _collapsed(bb: Any, g: Expr, like: Expr) -> Expr:
     return g if shape_of(g) == shape_of(like) else op.collapse_sum_to(g, shape_of(like))
 
 
+def _where(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
+    """Operands may be broadcast; TVM's own gradient does not sum over that."""
+    condition, x, y = call.args
+    dx, dy = op.where(condition, g, _c(0, g)), op.where(condition, _c(0, g), g)
+    return [no_grad(condition), _collapsed(bb, dx, x), _collapsed(bb, dy, y)]
+
+
 def _astype(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
     (x,) = call.args
     if dtype_of(x) not in FLOATS or dtype_of(var) not in FLOATS:
@@ -268,6 +275,7 @@ GRADIENTS: dict[str, Gradient] = {
     "relax.maximum": _extremum(op.less),
     "relax.minimum": _extremum(op.greater),
     "relax.astype": _astype,
+    "relax.where": _where,
     "relax.squeeze": shapes.reshaped,
     "relax.expand_dims": shapes.reshaped,
     "relax.flatten": shapes.reshaped,

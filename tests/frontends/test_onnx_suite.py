@@ -19,6 +19,7 @@ from gensyn_tvm.training.step import inference_graph
 FAMILIES = {
     "losses": (r"nllloss|sce_", 52),
     "norms": (r"batchnorm|_normalization_|instancenorm|l[12]normalization|lpnorm|mvn", 53),
+    "attention": (r"^test_(attention|swish|swiglu|linear_att|causal_conv)(?!.*(bf16|fp16|float16|gqa_rank4_mask))", 102),
 }
 
 
