@@ -53,6 +53,20 @@ class Emitter(emit.Emitter):
     def __init__(self, builder: Any) -> None:
         super().__init__(builder)
         self.operator = ""
+        self._extents: dict[Any, dict[int, Expr]] = {}
+
+    # ---- extents that are known at run time only
+
+    def set_extent(self, value: Expr, axis: int, extent: Expr) -> None:
+        """Declare that only the leading ``extent`` (an int64 scalar) elements of ``value`` along ``axis`` are the result.
+
+        The value itself has the largest possible extent; what lies behind has no meaning.
+        """
+        self._extents.setdefault(value, {})[axis] = extent
+
+    def extents_of(self, value: Expr) -> dict[int, Expr]:
+        """Axes of ``value`` whose extent is known at run time only, with the int64 scalars that hold them."""
+        return dict(self._extents.get(value, {}))
 
     def refuse(self, found: str, *, expected: str = "", remedy: str = "") -> UnsupportedOperatorError:
         """The error for the operator being converted."""

@@ -1,4 +1,4 @@
-"""ONNX models in, over TVM's importer, with parameters and running statistics as named inputs.
+"""ONNX models in, with parameters and running statistics as named inputs.
 
 What becomes what:
 
@@ -8,30 +8,31 @@ What becomes what:
 * Exporters merge initializers of equal value. Running statistics that several BatchNormalization nodes share are separated
   (``name@node``); parameters that several nodes share stay one parameter, with a warning.
 * BatchNormalization and Dropout (with its ratio, also where the file has them in inference mode) train when the program trains.
+* Programs are static. What determines a shape or an attribute has to be known at import: it may be computed, but only from
+  constants, shapes, and inputs whose values are given (``values``). Loops are unrolled, sequences and optionals taken apart.
 * A binding's place is the ONNX node's name, or operator and first output if it has none.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import tvm
-from onnx.reference import ReferenceEvaluator
-from tvm import relax
-from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe
-from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
-from gensyn_tvm.frontends.emit import Emitter, constant, constant_of
-from gensyn_tvm.frontends.onnx_converters import Attributes
-from gensyn_tvm.frontends.onnx_operators import CONSTANT_INPUTS, CONVERTERS, FOLDED
-from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, fix_shapes, initialisers, onnx, opset, read
+from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.frontends.assemble import Imported, to_program
+from gensyn_tvm.frontends.emit import constant
+from gensyn_tvm.frontends.onnx_emit import OnnxEmitter, StoredNeededError, ValuesNeededError
+from gensyn_tvm.frontends.onnx_graph import GraphConverter, check_operators, place_of
+from gensyn_tvm.frontends.onnx_operators import CONSTANT_INPUTS
+from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, fix_shapes, initialisers, onnx, read
 from gensyn_tvm.program import Program
+
+__all__ = ["Layout", "OnnxModel", "ValuesNeededError", "from_onnx", "import_model", "leaves"]
 
 #: How a model's output is made of the program's: the name of one of them, a list for a sequence, None for an empty optional.
 Layout: TypeAlias = "str | list[Layout] | None"
@@ -50,18 +51,6 @@ class OnnxModel:
     outputs: Mapping[str, Layout]
 
 
-class ValuesNeededError(ImportModelError):
-    """Shapes or attributes depend on the values of graph inputs.
-
-    Attributes:
-        inputs: the names of these inputs; ``values=`` fixes them.
-    """
-
-    def __init__(self, message: str, inputs: Sequence[str]) -> None:
-        self.inputs = tuple(inputs)
-        super().__init__(message)
-
-
 def leaves(name: str, value: Any) -> list[tuple[str, Any]]:
     """The tensors in an input with their names in the program: ``name``, or ``name.0``, ``name.1`` … in a sequence."""
     if isinstance(value, list):
@@ -72,77 +61,184 @@ def leaves(name: str, value: Any) -> list[tuple[str, Any]]:
 def from_onnx(
     model: str | Path | onnx.ModelProto,
     *,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
     trainable: Collection[str] | None = None,
 ) -> Program:
     """Import an ONNX model.
 
     Args:
         model: path of an ``.onnx`` file, or a ModelProto.
-        shapes: static shapes of inputs by name; needed for those that are dynamic in the file.
+        shapes: static shapes of inputs by name; needed for those that are dynamic in the file. A sequence has a list of shapes,
+            an optional a shape or None; their tensors are the program's inputs ``name.0``, ``name.1`` … and ``name``.
+        values: arrays of inputs that are fixed at import: they become constants and are no inputs of the program.
         trainable: names of the initializers that are parameters; by default see this module's text.
 
     Returns:
         The program; its arrays are copies of the model's.
 
     Raises:
-        ImportModelError: not a valid ONNX model, shapes that are unknown or do not fit, unknown names.
+        ValuesNeededError: shapes or attributes depend on inputs without ``values``; it names them.
+        ImportModelError: not a valid ONNX model, shapes or values that are unknown or do not fit, unknown names.
         UnsupportedOperatorError: operators or dtypes without a deterministic variant, all operators in one message.
     """
-    return import_model(model, shapes=shapes, trainable=trainable).program
+    return import_model(model, shapes=shapes, values=values, trainable=trainable).program
 
 
 def import_model(
     model: str | Path | onnx.ModelProto,
     *,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
     trainable: Collection[str] | None = None,
 ) -> OnnxModel:
-    """Like ``from_onnx``, also for models with sequences and optionals."""
+    """``from_onnx``, with what is needed to run models whose outputs are no tensors."""
     proto, origin = read(model)
-    _check_operators(proto)
+    versions = {"" if o.domain in DOMAINS else o.domain: o.version for o in proto.opset_import}
+    check_operators(proto.graph, versions)
     arrays = initialisers(proto)
-    input_shapes = fix_shapes(proto, shapes, origin)
+    types = _input_types(proto.graph)
+    bound, structures = _special_inputs(types, shapes or {}, values or {}, origin)
+    others = [i for i in proto.graph.input if i.name not in bound and i.name not in structures]
+    del proto.graph.input[:]
+    proto.graph.input.extend(others)
+    tensor_shapes = fix_shapes(proto, {n: s for n, s in (shapes or {}).items() if n not in structures}, origin)
+    given = {n: structures[n] if n in structures else tensor_shapes[n] for n in types if n not in bound}
     _separate_statistics(proto.graph, arrays)
-    parameters, states = _roles(proto.graph, arrays, trainable, origin)
-    importer = _Importer(arrays, {*parameters, *states}, input_shapes, opset(proto))
-    importer.run(proto.graph)
-    variables = importer.variables
+    constants: set[str] = set()
+    while True:
+        roles = _roles(proto.graph, arrays, trainable, origin, constants)
+        try:
+            return _import(proto.graph, versions, arrays, roles, bound, {n: (types[n], s) for n, s in given.items()}, origin)
+        except StoredNeededError as error:
+            if set(error.names) <= constants | set(trainable or ()):
+                raise
+            constants.update(error.names)
+
+
+def _import(
+    graph: onnx.GraphProto,
+    versions: Mapping[str, int],
+    arrays: Mapping[str, np.ndarray],
+    roles: tuple[list[str], list[str]],
+    bound: Mapping[str, Any],
+    given: Mapping[str, tuple[onnx.TypeProto, Any]],
+    origin: str,
+) -> OnnxModel:
+    emitter = OnnxEmitter()
+    parameters, states = roles
+    stored = {n: emitter.declare(n, arrays[n].shape, arrays[n].dtype.name, stored=True) for n in (*parameters, *states)}
+    converter = GraphConverter(emitter, versions, {n: stored[n] for n in states})
+    converter.scope.values.update({n: stored[n] if n in stored else constant(a) for n, a in arrays.items()})
+    inputs = {name: _declared(emitter, name, type_, shape) for name, (type_, shape) in given.items()}
+    converter.scope.values.update({**inputs, **bound})
+    results = converter.run(graph.node, [o.name for o in graph.output])
+    outputs: dict[str, Any] = {}
+    layouts = {o.name: _layout(o.name, value, outputs) for o, value in zip(graph.output, results, strict=True)}
+    extents = {(k, a): x for k, y in enumerate(outputs.values()) for a, x in emitter.extents_of(y).items()}
     program = to_program(
         Imported(
-            bindings=importer.bindings,
-            inputs={name: importer.value(name) for name in input_shapes},
-            parameters={name: variables[name] for name in parameters},
-            states={name: variables[name] for name in states},
-            outputs={o.name: importer.value(o.name) for o in proto.graph.output},
-            updates={name: importer.updates[name] for name in states if name in importer.updates},
+            bindings=emitter.bindings,
+            inputs={name: leaf for given, value in inputs.items() for name, leaf in leaves(given, value)},
+            parameters={name: stored[name] for name in parameters},
+            states={name: stored[name] for name in states},
+            outputs=outputs,
+            updates={name: converter.updates[name] for name in states if name in converter.updates},
+            extents=extents,
             parameter_values={name: arrays[name] for name in parameters},
             state_values={name: arrays[name] for name in states},
             origin=origin,
         )
     )
-    return OnnxModel(program, {name: name for name in program.outputs})
+    return OnnxModel(program, layouts)
 
 
-def _place(node: Any) -> str:
-    return identifier(node.name or f"{node.op_type}:{node.output[0] if node.output else ''}")
+def _layout(name: str, value: Any, outputs: dict[str, Any]) -> Layout:
+    """The layout of an output, its tensors added to ``outputs``."""
+    if isinstance(value, list):
+        return [_layout(f"{name}.{k}", item, outputs) for k, item in enumerate(value)]
+    if value is None:
+        return None
+    outputs[name] = value
+    return name
 
 
-def _check_operators(proto: onnx.ModelProto) -> None:
-    """Refuse every node that has no converter, all in one error."""
-    unknown: dict[str, list[str]] = {}
-    for node in proto.graph.node:
-        name = node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
-        if name not in CONVERTERS and name not in FOLDED:
-            unknown.setdefault(name, []).append(_place(node))
-    if unknown:
-        raise UnsupportedOperatorError(
-            ", ".join(unknown),
-            where="; ".join(f"{', '.join(places)} ({name})" for name, places in unknown.items()),
-            expected="the operators in docs/operators.md",
-            remedy="export the model with supported operators",
-        )
+# ---- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def _input_types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    """Types of the inputs that are no initializers."""
+    stored = {t.name for t in graph.initializer}
+    types = {}
+    for info in graph.input:
+        if info.name not in stored:
+            types[info.name] = onnx.TypeProto()
+            types[info.name].CopyFrom(info.type)
+    return types
+
+
+def _special_inputs(
+    types: Mapping[str, onnx.TypeProto], shapes: Mapping[str, Any], values: Mapping[str, Any], origin: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs that are fixed, as constants, and the shapes of those that are no tensors."""
+    for name in values:
+        if name not in types:
+            message = f"{origin}: values names an unknown input"
+            raise ImportModelError(describe(message, found=name, expected=", ".join(types) or "no inputs"))
+    bound = {name: _bound(name, types[name], value, origin) for name, value in values.items()}
+    structures = {}
+    for name, type_ in types.items():
+        if name in bound or type_.HasField("tensor_type"):
+            continue
+        if name not in shapes:
+            remedy = f"from_onnx(model, shapes={{{name!r}: …}}): a list of shapes for a sequence, None for an empty optional"
+            raise ImportModelError(describe(f"{origin}: input {name!r} is no tensor", expected="its structure", remedy=remedy))
+        structures[name] = shapes[name]
+    return bound, structures
+
+
+def _element(type_: onnx.TypeProto) -> onnx.TypeProto | None:
+    """The type of what is in a sequence or optional, None for anything else."""
+    for kind in ("sequence_type", "optional_type"):
+        if type_.HasField(kind):
+            element: onnx.TypeProto = getattr(type_, kind).elem_type
+            return element
+    return None
+
+
+def _bound(name: str, type_: onnx.TypeProto, value: Any, origin: str) -> Any:
+    """A value that is fixed, as constants."""
+    element = _element(type_)
+    if value is None and type_.HasField("optional_type"):
+        return None
+    if isinstance(value, list) and type_.HasField("sequence_type"):
+        return [_bound(f"{name}.{k}", element, item, origin) for k, item in enumerate(value)]
+    if element is not None:
+        return _bound(name, element, value, origin)
+    array = np.asarray(value)
+    wanted = element_type(type_.tensor_type.elem_type, f"input {name}")
+    dims = type_.tensor_type.shape.dim if type_.tensor_type.HasField("shape") else None
+    fits = dims is None or (
+        len(dims) == array.ndim
+        and all(not d.HasField("dim_value") or d.dim_value == n for d, n in zip(dims, array.shape, strict=True))
+    )
+    if array.dtype.name != wanted or not fits:
+        shown = "any shape" if dims is None else str(tuple(d.dim_value if d.HasField("dim_value") else "?" for d in dims))
+        message, found = f"{origin}: values does not fit input {name!r}", f"{array.dtype.name}{array.shape}"
+        raise ImportModelError(describe(message, found=found, expected=f"{wanted} of {shown}"))
+    return constant(np.array(array, order="C"))
+
+
+def _declared(emitter: OnnxEmitter, name: str, type_: onnx.TypeProto, shape: Any) -> Any:
+    """The variables of an input."""
+    element = _element(type_)
+    if shape is None and type_.HasField("optional_type"):
+        return None
+    if isinstance(shape, list) and type_.HasField("sequence_type"):
+        return [_declared(emitter, f"{name}.{k}", element, item) for k, item in enumerate(shape)]
+    if element is not None:
+        return _declared(emitter, name, element, shape)
+    return emitter.declare(name, shape, element_type(type_.tensor_type.elem_type, f"input {name}"), stored=False)
 
 
 # ---- parameters and states ------------------------------------------------------------------------------------------
@@ -168,25 +264,29 @@ def _separate_statistics(graph: onnx.GraphProto, arrays: dict[str, np.ndarray]) 
             if name not in arrays:
                 continue
             if name in owned:
-                name = f"{name}@{_place(node)}"
+                name = f"{name}@{place_of(node)}"
                 arrays[name] = arrays[sources.get(node.input[position], node.input[position])].copy()
             owned.add(name)
             node.input[position] = name
 
 
 def _roles(
-    graph: onnx.GraphProto, arrays: Mapping[str, np.ndarray], trainable: Collection[str] | None, origin: str
+    graph: onnx.GraphProto,
+    arrays: Mapping[str, np.ndarray],
+    trainable: Collection[str] | None,
+    origin: str,
+    constants: Collection[str],
 ) -> tuple[list[str], list[str]]:
-    """Names of the initializers that are parameters and states; the others are constants."""
+    """Names of the initializers that are parameters and states; the others, and ``constants``, are constants."""
     sources = _sources(graph)
     users: dict[str, list[str]] = {}
-    statistics, fixed = set(), set()
+    statistics, fixed = set(), set(constants)
     for node in graph.node:
         for position, given in enumerate(node.input):
             name = sources.get(given, given)
             if name not in arrays or node.op_type == "Identity":
                 continue
-            users.setdefault(name, []).append(_place(node))
+            users.setdefault(name, []).append(place_of(node))
             if node.op_type == "BatchNormalization" and position in (3, 4):
                 statistics.add(name)
             elif position in CONSTANT_INPUTS.get(node.op_type, ()):
@@ -205,113 +305,5 @@ def _roles(
         frozen = [n for n in floats if n not in trainable and arrays[n].ndim > 0]
     for name in parameters:
         if len(users[name]) > 1:
-            warnings.warn(f"{origin}: parameter {name!r} is shared by {', '.join(users[name])} and trains as one", stacklevel=3)
-    return parameters, [n for n in arrays if n in statistics or n in frozen]
-
-
-# ---- conversion -----------------------------------------------------------------------------------------------------
-
-
-class _Importer(ONNXGraphImporter):
-    """TVM's importer with our converters; TVM's own fold constants with the host's arithmetic and have errors."""
-
-    def __init__(
-        self, arrays: Mapping[str, np.ndarray], named: Collection[str], shapes: Mapping[str, Any], version: int
-    ) -> None:
-        super().__init__({n: list(s) for n, s in shapes.items()}, {}, keep_params_in_input=True, sanitize=False)
-        self.arrays = arrays
-        self.named = named
-        self.version = version
-        self.emitter = Emitter(self.bb)
-        self.variables: dict[str, Any] = {}
-        self.updates: dict[str, Any] = {}
-        self.bindings: list[Any] = []
-
-    def run(self, graph: onnx.GraphProto) -> None:
-        """Convert the graph; afterwards ``bindings``, ``variables``, ``updates`` and ``value`` hold the result."""
-        stored = {t.name for t in graph.initializer}
-        real = [i for i in graph.input if i.name not in stored]
-        del graph.input[:]
-        graph.input.extend(real)
-        module = self.from_onnx(graph, self.version)
-        self.bindings = [b for block in module["main"].body.blocks for b in block.bindings]
-
-    def value(self, name: str) -> Any:
-        """The expression of a value of the graph."""
-        return self._nodes[name]
-
-    def _parse_graph_initializers(self, graph: Any) -> None:
-        for name, array in self.arrays.items():
-            if name in self.named:
-                variable = relax.Var(name, relax.TensorType(array.shape, str(array.dtype)))
-                self.variables[name] = self._nodes[name] = variable
-                self._params[name] = (variable, tvm.runtime.tensor(array))
-            else:
-                self._nodes[name] = constant(array)
-
-    def _check_for_unsupported_ops(self, graph: Any) -> None:
-        """Done in ``_check_operators``, for the whole model and with places."""
-
-    def _construct_nodes(self, graph: Any) -> None:
-        for node in graph.node:
-            self.emitter.place, self.emitter.operator = _place(node), node.op_type
-            inputs = [self._input(name) for name in node.input]
-            results = self._fold(node, inputs)
-            if results is None:
-                results = self._convert(node, inputs)
-            for name, result in zip(node.output, results, strict=False):
-                self._nodes[name] = result
-            if self._stateful(node):
-                self.updates |= {node.input[3]: results[1], node.input[4]: results[2]}
-        for output in graph.output:
-            self._input(output.name)
-
-    def _stateful(self, node: Any) -> bool:
-        """Whether the node normalises by running statistics that are states."""
-        return node.op_type == "BatchNormalization" and all(name in self.variables for name in node.input[3:5])
-
-    def _input(self, name: str) -> Any:
-        if name and self._nodes[name] is None:
-            raise self.emitter.refuse(f"a use of {name!r}, an output that has no deterministic variant")
-        return self._nodes[name] if name else None
-
-    def _convert(self, node: Any, inputs: list[Any]) -> list[Any]:
-        if node.op_type not in CONVERTERS:
-            raise self.emitter.refuse("inputs that are computed or given at run time", expected="constant inputs")
-        attributes = Attributes({a.name: _attribute(a) for a in node.attribute})
-        attributes.opset, attributes.outputs, attributes.stateful = self.version, len(node.output), self._stateful(node)
-        try:
-            result = CONVERTERS[node.op_type](self.emitter, inputs, attributes)
-        except GensynError:
-            raise
-        except Exception as error:  # TVM's type inference raises many kinds
-            raise ImportModelError(
-                describe(f"cannot import {node.op_type!r}", where=_place(node), found=f"{type(error).__name__}: {error}")
-            ) from error
-        return result if isinstance(result, list) else [result]
-
-    def _fold(self, node: Any, inputs: list[Any]) -> list[Any] | None:
-        """The outputs if the node computes shapes: integers or bools from constant integers or bools."""
-        given = {name: constant_of(x) for name, x in zip(node.input, inputs, strict=True) if x is not None}
-        arrays = {name: a for name, a in given.items() if a is not None and a.dtype.kind in "iub"}
-        if node.op_type not in FOLDED or not arrays or len(arrays) < len(given):
-            return None
-        infos = [
-            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for name, a in arrays.items()
-        ]
-        outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
-        graph = onnx.helper.make_graph([node], "fold", infos, outputs)
-        proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self.version)])
-        results = [np.asarray(r) for r in ReferenceEvaluator(proto).run(None, arrays)]
-        return [constant(r) for r in results] if all(r.dtype.kind in "iub" for r in results) else None
-
-
-def _attribute(attribute: Any) -> Any:
-    value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, onnx.TensorProto):
-        element_type(value.data_type, f"attribute {attribute.name}")
-        return np.array(onnx.numpy_helper.to_array(value), order="C")
-    return list(value) if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
+            warnings.warn(f"{origin}: parameter {name!r} is shared by {', '.join(users[name])} and trains as one", stacklevel=4)
+    return parameters, [n for n in arrays if (n in statistics and n not in constants) or n in frozen]

@@ -14,7 +14,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.frontends import blocks
-from gensyn_tvm.frontends.emit import Emitter, Expr, constant, constant_of, dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_reader import element_type
 from gensyn_tvm.training import ops as gensyn
 
@@ -38,11 +38,9 @@ class Attributes(dict[str, Any]):
 Converter = Callable[[Emitter, Inputs, Attributes], Any]
 
 
-def known(e: Emitter, value: Expr, what: str) -> np.ndarray:
-    """The array of an input that has to be constant."""
-    array = None if value is None else constant_of(value)
-    if array is None:
-        raise e.refuse(f"{what} is computed or given at run time", expected="a constant or an initializer")
+def known(e: Any, value: Expr | None, what: str) -> np.ndarray:
+    """The array of an input that has to be known at import; see ``OnnxEmitter.known``."""
+    array: np.ndarray = e.known(value, what)
     return array
 
 

@@ -9,16 +9,20 @@ from gensyn_tvm.frontends import onnx_converters as c
 from gensyn_tvm.frontends import onnx_windows as w
 from gensyn_tvm.frontends.emit import dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_attention import ATTENTION
+from gensyn_tvm.frontends.onnx_control import CONTROL
 from gensyn_tvm.frontends.onnx_converters import Converter
 from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
 from gensyn_tvm.frontends.onnx_norms import NORMS
+from gensyn_tvm.frontends.onnx_sequences import SEQUENCES
 
 CONVERTERS: dict[str, Converter] = {
     **ATTENTION,
     **LINEAR_ATTENTION,
     **LOSSES,
     **NORMS,
+    **CONTROL,
+    **SEQUENCES,
     # elementwise
     "Add": c.convert_binary(op.add),
     "Sub": c.convert_binary(op.subtract),
@@ -74,7 +78,7 @@ CONVERTERS: dict[str, Converter] = {
     "Clip": c.convert_clip,
     "Cast": c.convert_cast,
     "CastLike": lambda e, x, a: e.cast(x[0], dtype_of(x[1])),
-    "Identity": lambda e, x, a: x[0],
+    "Identity": lambda e, x, a: [x[0]],
     # reductions
     "ReduceSum": c.convert_reduce(op.sum),
     "ReduceMean": c.convert_reduce(op.mean),
@@ -112,50 +116,6 @@ CONVERTERS: dict[str, Converter] = {
     "Shape": c.convert_shape,
     "Size": lambda e, x, a: number(math.prod(shape_of(x[0])), "int64"),
 }
-
-# Integer and bool operators that are computed at import when all of their inputs are constant.
-FOLDED = frozenset(
-    [
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Mod",
-        "Neg",
-        "Abs",
-        "Max",
-        "Min",
-        "Equal",
-        "Less",
-        "LessOrEqual",
-        "Greater",
-        "GreaterOrEqual",
-        "And",
-        "Or",
-        "Not",
-        "Where",
-        "Cast",
-        "CastLike",
-        "Identity",
-        "ReduceSum",
-        "ReduceProd",
-        "ReduceMax",
-        "ReduceMin",
-        "Reshape",
-        "Flatten",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Concat",
-        "Split",
-        "Slice",
-        "Gather",
-        "Expand",
-        "Tile",
-        "Range",
-        "ConstantOfShape",
-    ]
-)
 
 # Inputs that have to be constants: an initializer there is no parameter.
 CONSTANT_INPUTS = {"Clip": (1, 2), "Pad": (2,), "Dropout": (1,), "Pow": (1,)}

@@ -23,7 +23,7 @@ import onnx.inliner
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
-OPSETS = range(9, 29)
+OPSETS = range(1, 29)
 DOMAINS = ("", "ai.onnx")
 
 
