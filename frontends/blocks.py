@@ -210,9 +210,10 @@ def hard_sigmoid(e: Emitter, x: Expr) -> Expr:
 
 
 def take(e: Emitter, x: Expr, indices: Expr, axis: int) -> Expr:
-    """x at constant integer indices along an axis; negative ones count from the end."""
+    """x at integer indices along an axis; negative ones count from the end. Computed indices outside are moved inside."""
     if not isinstance(indices, GenericConst):
-        raise e.refuse("indices that are computed or given at run time", expected="constant indices")
+        index = indices if dtype_of(indices) in ("int32", "int64") else e.cast(indices, "int64")
+        return e.canonical("take", x, index, axis=axis)
     array = indices.value.numpy()
     extent = shape_of(x)[axis]
     if array.size and (array.min() < -extent or array.max() >= extent):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from gensyn_tvm.frontends import blocks
+from gensyn_tvm.frontends import blocks, onnx_index, onnx_quantised, onnx_windows
 from gensyn_tvm.frontends import onnx_converters as c
-from gensyn_tvm.frontends import onnx_windows as w
 from gensyn_tvm.frontends.emit import dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_attention import ATTENTION
 from gensyn_tvm.frontends.onnx_control import CONTROL
@@ -94,7 +93,8 @@ CONVERTERS: dict[str, Converter] = {
     "Softmax": c.convert_softmax(nn.softmax),
     "LogSoftmax": c.convert_softmax(nn.log_softmax),
     # linear algebra, convolution, pooling
-    **w.CONVERTERS,
+    **onnx_windows.CONVERTERS,
+    **onnx_quantised.CONVERTERS,
     # dropout
     "Dropout": c.convert_dropout,
     # data movement and sources
@@ -106,7 +106,7 @@ CONVERTERS: dict[str, Converter] = {
     "Concat": lambda e, x, a: e.concat(x, c.convert_axis(a["axis"], rank_of(x[0]))),
     "Split": c.convert_split,
     "Slice": c.convert_slice,
-    "Gather": lambda e, x, a: blocks.take(e, x[0], x[1], c.convert_axis(a.get("axis", 0), rank_of(x[0]))),
+    **onnx_index.CONVERTERS,
     "Pad": c.convert_pad,
     "Expand": c.convert_expand,
     "Tile": c.convert_tile,

@@ -10,7 +10,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value, integer, integers, type_of
 
-_MAX_TAKE_RUNS = 256
+_MAX_TAKE_RUNS = 16
 
 
 def _to_result_shape(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
@@ -127,25 +127,31 @@ def runs(indices: Sequence[int]) -> list[tuple[int, int, int]]:
 
 
 def _take(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
-    """Constant indices only: slices, concatenated where the indices are no single range."""
+    """Constant indices in few ascending ranges: slices, concatenated. Other indices: ``take``."""
     x, indices = args
     array = ctx.constant(indices)
     if array is None:
         array = _immediate(call.args[1])
-    if array is None:
-        raise ctx.refuse("indices that are computed or given at run time", expected="constant indices")
     if call.attrs.axis is None:
         x = ctx.reshape(x, [ctx.type(x).size])
     shape = ctx.shape(x)
     axis = integer(call.attrs.axis or 0) % len(shape)
+    if array is None:
+        return ctx.emit("take", x, index_value(ctx, indices), axis=axis)
     if array.size and (array.min() < -shape[axis] or array.max() >= shape[axis]):
         raise ctx.refuse(f"indices from {array.min()} to {array.max()}", expected=f"indices into {shape[axis]} elements")
     pieces = runs([int(i) % shape[axis] for i in array.reshape(-1)])
     if not 0 < len(pieces) <= _MAX_TAKE_RUNS:
-        raise ctx.refuse(f"{array.size} indices in {len(pieces)} ranges", expected=f"1 to {_MAX_TAKE_RUNS} ascending ranges")
+        positions = ctx.array(array.astype("int64")) if indices is None else index_value(ctx, indices)
+        return ctx.emit("take", x, positions, axis=axis)
     parts = [ctx.slice(x, axis, start, start + (count - 1) * stride + 1, stride) for start, count, stride in pieces]
     joined = parts[0] if len(parts) == 1 else ctx.emit("concat", *parts, axis=axis)
     return ctx.reshape(joined, (*shape[:axis], *array.shape, *shape[axis + 1 :]))
+
+
+def index_value(ctx: Context, indices: int) -> int:
+    """Indices as canonical operators take them: int32 or int64."""
+    return indices if ctx.type(indices).dtype in ("int32", "int64") else ctx.cast(indices, "int64")
 
 
 def _immediate(expr: Any) -> np.ndarray | None:

@@ -13,7 +13,14 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-from gensyn_tvm.canonical import convert_elementwise, convert_movement, convert_norms, convert_reductions, convert_windows
+from gensyn_tvm.canonical import (
+    convert_elementwise,
+    convert_indexing,
+    convert_movement,
+    convert_norms,
+    convert_reductions,
+    convert_windows,
+)
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value, type_of
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.relax_ops import PREFIX, canonical_attributes
@@ -27,6 +34,7 @@ CONVERTERS: dict[str, Converter] = {
     **convert_norms.CONVERTERS,
     **convert_windows.CONVERTERS,
     **convert_movement.CONVERTERS,
+    **convert_indexing.CONVERTERS,
 }
 
 #: Operators that only move elements, so that narrow floats need not be widened for them.
@@ -34,6 +42,7 @@ _MOVES = {
     *("relax.astype", "relax.broadcast_to", "relax.concat", "relax.expand_dims", "relax.flatten", "relax.permute_dims"),
     *("relax.repeat", "relax.reshape", "relax.split", "relax.squeeze", "relax.stack", "relax.strided_slice", "relax.take"),
     *("relax.tile", "relax.flip", "relax.full", "relax.zeros", "relax.ones", "relax.where", "relax.nn.batch_flatten"),
+    *("relax.gather_elements", "relax.gather_nd"),
 }
 
 #: Operators that earlier stages rewrite; left over, they mean that a stage was skipped.

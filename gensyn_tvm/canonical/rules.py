@@ -6,6 +6,7 @@ types, or raises ``InvalidProgramError``. The registry is a literal: importing m
 
 from __future__ import annotations
 
+from gensyn_tvm.canonical import index_rules
 from gensyn_tvm.canonical import tensor_rules as t
 from gensyn_tvm.canonical import window_rules as w
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Output
@@ -157,6 +158,8 @@ RULES: dict[str, Rule] = {
     "concat": t.concat,
     "slice": t.slice_,
     "pad": t.pad,
+    # indexing with data, order
+    **index_rules.RULES,
     # sources
     "constant": t.constant,
     "iota": t.iota,
@@ -181,6 +184,7 @@ ATTRIBUTES: dict[str, set[str]] = {name: set() for name in RULES} | {
     "concat": {"axis"},
     "slice": {"starts", "limits", "strides"},
     "pad": {"padding"},
+    **index_rules.ATTRIBUTES,
     "constant": {"dtype", "shape", "data"},
     "iota": {"dtype", "shape", "axis"},
     "random_bits": {"op_id", "shape"},

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gensyn_tvm.interpreter import elementwise, movement, pooling, products, reductions, scalar
+from gensyn_tvm.interpreter import elementwise, indexing, movement, pooling, products, reductions, scalar
 from gensyn_tvm.interpreter.elementwise import correctly_rounded, simple
 
 #: name -> function(attributes, type of the output, *input arrays) -> output array
@@ -75,6 +75,8 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "concat": movement.concat,
     "slice": movement.slice_,
     "pad": movement.pad,
+    # indexing with data, order
+    **indexing.OPERATORS,
     # sources
     "constant": movement.constant,
     "iota": movement.iota,

@@ -16,6 +16,7 @@ _ELEMENTWISE, _BROADCAST, _INJECTIVE, _REDUCE, _OUT_FUSABLE, _OPAQUE = 0, 1, 2, 
 
 _PATTERNS: dict[str, int] = {
     **dict.fromkeys(("reshape", "transpose", "concat", "slice", "pad"), _INJECTIVE),
+    **dict.fromkeys(("take", "gather_elements", "gather_nd", "reverse"), _INJECTIVE),
     **dict.fromkeys(("broadcast_to",), _BROADCAST),
     **dict.fromkeys(("sum", "prod", "reduce_max", "reduce_min"), _REDUCE),
     **dict.fromkeys(("matmul", "conv", "conv_backward_data", "conv_backward_weight"), _OUT_FUSABLE),

@@ -26,6 +26,8 @@ normal = normals(7)
 MASK = A > 0
 INTS = np.array([[1, -7, 3], [0, 5, -2]], dtype="int64")
 INDEX = np.array([2, 0, 4], dtype="int64")
+PAIRS = np.array([[2, 0], [0, 4], [1, -1], [-3, 2]], dtype="int64")
+SCATTERED = np.random.default_rng(5).integers(0, 5, 60)
 
 
 def _nhwc(x: Any, w: Any) -> Any:
@@ -140,6 +142,13 @@ CASES: dict[str, Case] = {
     "split even": (lambda x: relax.TupleGetItem(op.split(x, 2, 1), 1), lambda x: x[:, 2:], (X,)),
     "repeat flat": (lambda x: op.repeat(x, 2), lambda x: x.repeat_interleave(2), (A,)),
     "take flat": (lambda x: op.take(x, c([4, 3], "int64")), lambda x: x[[4, 3]], (G5,)),
+    "take computed": (lambda x, i: op.take(x, i, 1), lambda x, i: x[:, i], (A, INDEX)),
+    "take computed flat": (op.take, lambda x, i: x[i], (G5, INDEX.astype("int32"))),
+    "take many": (lambda x: op.take(x, c(list(SCATTERED), "int64"), 1), lambda x: x[:, SCATTERED], (A,)),
+    "gather_elements": (lambda x, i: op.gather_elements(x, i, 1), lambda x, i: x.gather(1, i), (A, INDEX.reshape(1, 3))),
+    "gather_nd": (op.gather_nd, lambda x, i: x[i[:, 0], i[:, 1]], (A, PAIRS)),
+    "gather_nd batch": (lambda x, i: op.gather_nd(x, i, 1), lambda x, i: x[range(3), i[:, 0]], (A, INDEX.reshape(3, 1))),
+    "flip": (lambda x: op.flip(x, -1), lambda x: x.flip(1), (A,)),
     "zeros_like": (op.zeros_like, torch.zeros_like, (A,)),
     "ones_like": (op.ones_like, torch.ones_like, (A,)),
     "full_like": (lambda x: op.full_like(x, c(0.3)), lambda x: torch.full_like(x, 0.3), (A,)),
@@ -227,7 +236,6 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...], str]] = {
     "unknown operator": (op.tan, (A,), "an operator without a deterministic variant"),
     "computed exponent": (op.power, (A, B), "an exponent that is not one constant number"),
     "odd exponent": (lambda x: op.power(x, c(1.5)), (A,), "exponent 1.5"),
-    "run-time indices": (lambda x, i: op.take(x, i, 1), (A, INDEX), "indices that are computed or given at run time"),
     "index outside": (lambda x: op.take(x, c([9], "int64"), 1), (A,), "indices from 9 to 9"),
     "negative stride": (lambda x: op.strided_slice(x, [0], [2], [-9], [-1]), (A,), "stride -1"),
     "reflect padding": (lambda x: op.nn.pad(x, [1, 1, 1, 1], "reflect"), (A,), "pad_mode reflect"),

@@ -8,62 +8,9 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
-from gensyn_tvm.canonical.types import TensorType
 
-from . import cases_windows
-from .case import Case
-
-SPECIAL32 = np.array(
-    [
-        *(0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754942e-38, -1.1754944e-38, 3.4028235e38, -3.4028235e38),
-        *(
-            1.0,
-            -1.0,
-            0.5,
-            2.5,
-            -2.5,
-            1.0000001,
-            8388607.5,
-            16777216.0,
-            2147483648.0,
-            -2147483904.0,
-            9.3e18,
-            1e-20,
-            88.7,
-            -103.9,
-        ),
-    ],
-    np.float32,
-)
-
-_LARGEST64, _SMALLEST_NORMAL64 = float(np.finfo(np.float64).max), float(np.finfo(np.float64).tiny)
-SPECIAL64 = np.concatenate(
-    [
-        SPECIAL32.astype(np.float64),
-        [5e-324, -5e-324, 1e-310, -1e-310, _SMALLEST_NORMAL64, _LARGEST64, -_LARGEST64, 1e300, 4503599627370495.5, 2.0**63],
-    ]
-)
-
-
-def array(t: TensorType, rng: np.random.Generator, *, special: bool) -> np.ndarray:
-    """Random values over many magnitudes, every seventh replaced by a special one."""
-    if t.dtype == "bool":
-        return rng.random(t.shape) < 0.5
-    if t.dtype not in ("float32", "float64"):
-        info = np.iinfo(t.dtype)
-        values = rng.integers(info.min, info.max, t.shape, dtype=t.dtype, endpoint=True)
-        return np.where(rng.random(t.shape) < 0.5, values, rng.integers(0, 5, t.shape)).astype(t.dtype)
-    mantissa = rng.standard_normal(t.shape)
-    low, high = (-140, 127) if t.dtype == "float32" else (-1065, 1020)
-    scale = np.exp2(rng.integers(low, high, t.shape)) if special else 1.0
-    values = np.where(rng.random(t.shape) < 0.7, mantissa, mantissa * scale)
-    if special:
-        menu = SPECIAL32.astype(np.float64) if t.dtype == "float32" else SPECIAL64
-        picks = menu[rng.integers(0, len(menu), t.shape)]
-        values = np.where(rng.random(t.shape) < 1 / 7, picks, values)
-    with np.errstate(all="ignore"):
-        return np.asarray(values).astype(t.dtype)
-
+from . import cases_index, cases_windows
+from .case import SPECIAL32, Case
 
 F, D = "float32", "float64"
 
@@ -231,6 +178,7 @@ FAMILIES: dict[str, list[Case]] = {
     "movement": _movement(),
     "large": _large(),
     **cases_windows.FAMILIES,
+    **cases_index.FAMILIES,
 }
 
 CASES: list[Case] = [case for family in FAMILIES.values() for case in family]
@@ -242,11 +190,10 @@ def bundle(cases: list[Case]) -> tuple[Graph, dict[str, np.ndarray]]:
     given: dict[str, np.ndarray] = {}
     inputs: list[list[int]] = []
     for k, case in enumerate(cases):
-        rng = np.random.default_rng(case.seed)
         inputs.append([])
-        for j, t in enumerate(case.types()):
+        for j, (t, value) in enumerate(zip(case.types(), case.arrays(), strict=True)):
             name = f"x{k}_{j}"
-            given[name] = array(t, rng, special=case.special)
+            given[name] = value
             inputs[-1].append(builder.add_input(name, "input", t))
     for k, (case, values) in enumerate(zip(cases, inputs, strict=True)):
         builder.source = case.name

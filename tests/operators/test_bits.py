@@ -14,7 +14,8 @@ from gensyn_tvm.operators.registry import VARIANTS
 from gensyn_tvm.passes.lift import CANONICAL_NAN
 from gensyn_tvm.schedules.cpu import elementwise, products, reductions
 
-from .cases import CASES, FAMILIES, array, bundle
+from .case import array
+from .cases import CASES, FAMILIES, bundle
 from .support import CONFIGURATIONS, NATIVE, Configuration, assert_all_same, outputs
 
 

@@ -15,7 +15,7 @@ from gensyn_tvm.canonical.graph import GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import compile
 
-from .cases import array
+from .case import array
 from .support import NATIVE
 
 Chain = Callable[[GraphBuilder, int, int], int]

@@ -16,7 +16,7 @@ from gensyn_tvm.compiler import compile
 from gensyn_tvm.passes.pipeline import kernels, run_phases
 from gensyn_tvm.targets.cpu import TARGETS
 
-from .cases import array
+from .case import array
 from .support import CONFIGURATIONS, Configuration, assert_all_same, executed
 
 Build = Callable[..., Sequence[int]]

@@ -19,7 +19,7 @@ from gensyn_tvm.targets.cpu import TARGETS
 from gensyn_tvm.targets.lowering import lowering_for
 
 from ..interpreter import naive
-from ..operators.cases import SPECIAL32, SPECIAL64
+from ..operators.case import SPECIAL32, SPECIAL64
 from ..operators.support import CONFIGURATIONS, LEVELS, Configuration, outputs
 
 

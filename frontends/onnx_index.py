@@ -1,0 +1,36 @@
+"""ONNX operators that index with data. Indices that are computed may be any value: ONNX leaves what is outside an axis
+undefined, the canonical operators (docs/numerics.md) do not."""
+
+from __future__ import annotations
+
+from gensyn_tvm.frontends import blocks
+from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, rank_of
+from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis
+
+
+def index_of(e: Emitter, indices: Expr) -> Expr:
+    """Indices as canonical operators take them: int32 or int64."""
+    return indices if dtype_of(indices) in ("int32", "int64") else e.cast(indices, "int64")
+
+
+# ---- gathering ------------------------------------------------------------------------------------------------------
+
+
+def convert_gather(e: Emitter, x: Inputs, a: Attributes) -> Expr:
+    return blocks.take(e, x[0], x[1], convert_axis(a.get("axis", 0), rank_of(x[0])))
+
+
+def convert_gather_elements(e: Emitter, x: Inputs, a: Attributes) -> Expr:
+    axis = convert_axis(a.get("axis", 0), rank_of(x[0]))
+    return e.canonical("gather_elements", x[0], index_of(e, x[1]), axis=axis)
+
+
+def convert_gather_nd(e: Emitter, x: Inputs, a: Attributes) -> Expr:
+    return e.canonical("gather_nd", x[0], index_of(e, x[1]), batch_dims=int(a.get("batch_dims", 0)))
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Gather": convert_gather,
+    "GatherElements": convert_gather_elements,
+    "GatherND": convert_gather_nd,
+}

@@ -1,0 +1,34 @@
+"""Relax operators that index with data, sort or accumulate, as canonical operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gensyn_tvm.canonical.convert_context import Context, Converter, Value, integer
+from gensyn_tvm.canonical.convert_movement import index_value
+
+
+def _axis(ctx: Context, call: Any, x: int) -> int:
+    return integer(call.attrs.axis) % len(ctx.shape(x))
+
+
+def _gather_elements(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
+    x, indices = args
+    return ctx.emit("gather_elements", x, index_value(ctx, indices), axis=_axis(ctx, call, x))
+
+
+def _gather_nd(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
+    x, indices = args
+    return ctx.emit("gather_nd", x, index_value(ctx, indices), batch_dims=integer(call.attrs.batch_dims))
+
+
+def _flip(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
+    return ctx.emit("reverse", args[0], axes=(_axis(ctx, call, args[0]),))
+
+
+CONVERTERS: dict[str, Converter] = {
+    "relax.gather_elements": _gather_elements,
+    "relax.gather_nd": _gather_nd,
+    "relax.flip": _flip,
+}
