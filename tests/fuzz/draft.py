@@ -15,7 +15,7 @@ from gensyn_tvm.canonical.rules import infer
 from gensyn_tvm.canonical.types import NARROW, TensorType, carrier_of, from_carrier
 from gensyn_tvm.errors import InvalidProgramError
 
-from ..operators.cases import array
+from ..operators.case import array
 
 #: Most elements that a value may have, so that the interpreter is quick.
 MAX_ELEMENTS = 2000
