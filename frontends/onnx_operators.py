@@ -13,6 +13,7 @@ from gensyn_tvm.frontends.onnx_converters import Converter
 from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
 from gensyn_tvm.frontends.onnx_norms import NORMS
+from gensyn_tvm.frontends.onnx_recurrent import RECURRENT
 from gensyn_tvm.frontends.onnx_sequences import SEQUENCES
 
 CONVERTERS: dict[str, Converter] = {
@@ -20,6 +21,7 @@ CONVERTERS: dict[str, Converter] = {
     **LINEAR_ATTENTION,
     **LOSSES,
     **NORMS,
+    **RECURRENT,
     **CONTROL,
     **SEQUENCES,
     # elementwise

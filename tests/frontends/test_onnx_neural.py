@@ -30,11 +30,12 @@ def _random(*shape: int, seed: int = 0) -> np.ndarray:
 
 def _gradients(nodes: list[Any], inputs: Arrays, parameters: Arrays, target: np.ndarray, opset: int) -> Arrays:
     """Gradients of the mean squared error of output y, from one step of plain SGD with rate 1."""
-    program = from_onnx(build(nodes, inputs, ["y"], parameters, opset=opset), trainable=list(parameters))
+    arrays = {**parameters, "axes": np.array([1])}
+    program = from_onnx(build(nodes, inputs, ["y"], arrays, opset=opset), trainable=list(parameters))
     step = training_step(program, loss="mean_squared_error", optimizer=SGD(1.0))
     clock = {"step": np.array(0, "int64"), "seed": np.array(0, "int64"), "learning_rate": np.array(1.0, "float32")}
-    arrays = {**inputs, "target": target, **step.parameters, **step.states, **step.optimizer_state, **clock}
-    results = interpreter.run_named(step.graph, arrays)
+    state = {**inputs, "target": target, **step.parameters, **step.states, **step.optimizer_state, **clock}
+    results = interpreter.run_named(step.graph, state)
     return {name: parameters[name] - results[name, True] for name in parameters}
 
 
@@ -59,6 +60,17 @@ def _attention(mask: np.ndarray, cap: float = 0.0) -> Callable[..., Any]:
         return torch.where(seen.any(-1, keepdim=True), weights, torch.tensor(0.0)) @ v
 
     return reference
+
+
+def _gru(x: Any, w: Any, r: Any, b: Any, lengths: Any) -> Any:
+    """Cells of PyTorch, one step after the other; its gates are r, z, n where ONNX's are z, r, h."""
+    w, r, bi, bh = (torch.cat([t[3:6], t[:3], t[6:]]) for t in (w, r, b[:9], b[9:]))
+    h, outputs = torch.zeros(2, 3), []
+    for k, step in enumerate(x):
+        active = (k < lengths)[:, None]
+        h = torch.where(active, torch.gru_cell(step, h, w, r, bi, bh), h)
+        outputs.append(torch.where(active, h, torch.tensor(0.0)))
+    return torch.stack(outputs)
 
 
 #: Nodes, inputs, parameters, the same in PyTorch (parameters, then inputs), opset.
@@ -109,6 +121,16 @@ CASES: dict[str, tuple[list[Any], Arrays, Arrays, Callable[..., Any], int]] = {
         {"x": _random(3, 4, 5), "s": _random(4), "b": _random(4, seed=2)},
         lambda x, s, b: F.group_norm(x, 2, s, b),
         21,
+    ),
+    "gru": (
+        [
+            node("GRU", ["x", "w", "r", "b", "n"], ["o"], hidden_size=3, linear_before_reset=1),
+            node("Squeeze", ["o", "axes"], ["y"]),
+        ],
+        {"n": np.array([4, 2], dtype="int32")},
+        {"x": _random(4, 2, 5), "w": _random(1, 9, 5), "r": _random(1, 9, 3), "b": _random(1, 18)},
+        lambda x, w, r, b, n: _gru(x, w[0], r[0], b[0], n),
+        22,
     ),
     "losses": (
         [
