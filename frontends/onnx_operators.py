@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gensyn_tvm.frontends import blocks, onnx_index, onnx_quantised, onnx_windows
+from gensyn_tvm.frontends import blocks, onnx_index, onnx_quantised, onnx_resize, onnx_windows
 from gensyn_tvm.frontends import onnx_converters as c
 from gensyn_tvm.frontends.emit import dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_attention import ATTENTION
@@ -97,6 +97,7 @@ CONVERTERS: dict[str, Converter] = {
     # linear algebra, convolution, pooling
     **onnx_windows.CONVERTERS,
     **onnx_quantised.CONVERTERS,
+    **onnx_resize.CONVERTERS,
     # dropout
     "Dropout": c.convert_dropout,
     # data movement and sources
@@ -120,4 +121,8 @@ CONVERTERS: dict[str, Converter] = {
 }
 
 # Inputs that have to be constants: an initializer there is no parameter.
-CONSTANT_INPUTS = {"Clip": (1, 2), "Pad": (2,), "Dropout": (1,), "Pow": (1,)}
+CONSTANT_INPUTS = {
+    **{"Clip": (1, 2), "Pad": (2,), "Dropout": (1,), "Pow": (1,)},
+    **{"Resize": (1, 2), "Upsample": (1,), "QuantizeLinear": (1,), "DequantizeLinear": (1,)},
+    **{"QLinearMatMul": (1, 4, 6), "QLinearConv": (1, 4, 6)},
+}
