@@ -212,8 +212,7 @@ def hard_sigmoid(e: Emitter, x: Expr) -> Expr:
 def take(e: Emitter, x: Expr, indices: Expr, axis: int) -> Expr:
     """x at integer indices along an axis; negative ones count from the end. Computed indices outside are moved inside."""
     if not isinstance(indices, GenericConst):
-        index = indices if dtype_of(indices) in ("int32", "int64") else e.cast(indices, "int64")
-        return e.canonical("take", x, index, axis=axis)
+        return e(op.take(x, indices, axis))
     array = indices.value.numpy()
     extent = shape_of(x)[axis]
     if array.size and (array.min() < -extent or array.max() >= extent):

@@ -3,6 +3,7 @@ undefined, the canonical operators (docs/numerics.md) do not."""
 
 from __future__ import annotations
 
+from gensyn_tvm.canonical.index_rules import REDUCTIONS
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, rank_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis
@@ -29,8 +30,33 @@ def convert_gather_nd(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     return e.canonical("gather_nd", x[0], index_of(e, x[1]), batch_dims=int(a.get("batch_dims", 0)))
 
 
+# ---- scattering -----------------------------------------------------------------------------------------------------
+
+
+def _reduction(e: Emitter, x: Inputs, a: Attributes) -> str:
+    name = str(a.get("reduction", "none"))
+    if name not in REDUCTIONS:
+        raise e.refuse(f"reduction {name!r}", expected=", ".join(REDUCTIONS))
+    allowed = REDUCTIONS[name]
+    if allowed is not None and dtype_of(x[0]) not in allowed:
+        raise e.refuse(f"reduction {name!r} of {dtype_of(x[0])}", expected=", ".join(allowed), remedy="cast to float32 first")
+    return name
+
+
+def convert_scatter_elements(e: Emitter, x: Inputs, a: Attributes) -> Expr:
+    axis = convert_axis(a.get("axis", 0), rank_of(x[0]))
+    return e.canonical("scatter_elements", x[0], index_of(e, x[1]), x[2], axis=axis, reduction=_reduction(e, x, a))
+
+
+def convert_scatter_nd(e: Emitter, x: Inputs, a: Attributes) -> Expr:
+    return e.canonical("scatter_nd", x[0], index_of(e, x[1]), x[2], reduction=_reduction(e, x, a))
+
+
 CONVERTERS: dict[str, Converter] = {
     "Gather": convert_gather,
     "GatherElements": convert_gather_elements,
     "GatherND": convert_gather_nd,
+    "Scatter": convert_scatter_elements,
+    "ScatterElements": convert_scatter_elements,
+    "ScatterND": convert_scatter_nd,
 }

@@ -9,6 +9,7 @@ import tvm
 from gensyn_tvm.errors import ScheduleError, describe
 from gensyn_tvm.schedules.blocks import inline_maps, is_empty, live_blocks
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
+from gensyn_tvm.schedules.cpu.sequences import has_sequence, schedule_sequences
 from gensyn_tvm.targets.cpu import CpuTarget
 
 #: ``none``: the canonical loop nest as written (the oracle). ``plain``: inlined, sequential, scalar.
@@ -35,6 +36,8 @@ def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> 
         raise ScheduleError(f"unknown schedule style {style!r}; expected one of {', '.join(STYLES)}")
     if style == "none":
         return function
+    if has_sequence(function):  # TVM's primitives do not know statements that run in order
+        return schedule_sequences(function, target) if style == "fast" else function
     sch = tvm.s_tir.Schedule(function, debug_mask="none")
     if any(is_empty(sch, block) for block in live_blocks(sch)):
         return function  # TVM's primitives fail on stages without elements, and there is nothing to gain

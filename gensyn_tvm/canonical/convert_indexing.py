@@ -27,8 +27,33 @@ def _flip(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     return ctx.emit("reverse", args[0], axes=(_axis(ctx, call, args[0]),))
 
 
+_REDUCTIONS = {"update": "none", "add": "add", "mul": "mul", "max": "max", "min": "min"}
+
+
+def _reduction(ctx: Context, call: Any) -> str:
+    name = str(call.attrs.reduction)
+    if name not in _REDUCTIONS:
+        raise ctx.refuse(f"reduction {name!r}", expected=", ".join(_REDUCTIONS))
+    return _REDUCTIONS[name]
+
+
+def _scatter_elements(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
+    x, indices, updates = args
+    reduction = _reduction(ctx, call)
+    return ctx.emit(
+        "scatter_elements", x, index_value(ctx, indices), updates, axis=_axis(ctx, call, x), reduction=reduction
+    )
+
+
+def _scatter_nd(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
+    x, indices, updates = args
+    return ctx.emit("scatter_nd", x, index_value(ctx, indices), updates, reduction=_reduction(ctx, call))
+
+
 CONVERTERS: dict[str, Converter] = {
     "relax.gather_elements": _gather_elements,
     "relax.gather_nd": _gather_nd,
     "relax.flip": _flip,
+    "relax.scatter_elements": _scatter_elements,
+    "relax.scatter_nd": _scatter_nd,
 }

@@ -168,6 +168,8 @@ RULES: dict[str, Rule] = {
     "gather_elements": gather_elements,
     "gather_nd": gather_nd,
     "reverse": reverse,
+    "scatter_elements": scatter_elements,
+    "scatter_nd": scatter_nd,
 }
 
 ATTRIBUTES: dict[str, set[str]] = {
@@ -175,4 +177,6 @@ ATTRIBUTES: dict[str, set[str]] = {
     "gather_elements": {"axis"},
     "gather_nd": {"batch_dims"},
     "reverse": {"axes"},
+    "scatter_elements": {"axis", "reduction"},
+    "scatter_nd": {"reduction"},
 }

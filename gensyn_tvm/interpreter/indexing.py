@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.interpreter import scalar
 from gensyn_tvm.interpreter.scalar import Array
 
 Attrs = Mapping[str, Any]
@@ -51,9 +52,51 @@ def reverse(attrs: Attrs, out: TensorType, x: Array) -> Array:
     return np.flip(x, attrs["axes"])
 
 
+# ---- scattering -----------------------------------------------------------------------------------------------------
+
+
+def _combined(reduction: str, old: Array, new: Array) -> Array:
+    if reduction == "none":
+        return new
+    if reduction == "add":
+        return np.add(old, new)
+    if reduction == "mul":
+        return np.multiply(old, new)
+    return scalar.maximum(old, new) if reduction == "max" else scalar.minimum(old, new)
+
+
+def scatter_elements(attrs: Attrs, out: TensorType, x: Array, indices: Array, updates: Array) -> Array:
+    """For each position along the axis, ascending, the updates of all other positions at once: they never meet."""
+    axis, result = attrs["axis"], x.copy()
+    extent = x.shape[axis]
+    for j in range(indices.shape[axis]):
+        here = (slice(None),) * axis + (slice(j, j + 1),)
+        index = indices[here].astype(np.int64)
+        index = np.where(index < 0, index + extent, index)
+        valid = np.nonzero((index >= 0) & (index < extent))
+        place = list(valid)
+        place[axis] = index[valid]
+        new = updates[here][valid]
+        result[tuple(place)] = _combined(attrs["reduction"], result[tuple(place)], new)
+    return result
+
+
+def scatter_nd(attrs: Attrs, out: TensorType, x: Array, indices: Array, updates: Array) -> Array:
+    """One index tuple after the other."""
+    result = x.copy()
+    for outer in np.ndindex(indices.shape[:-1]):
+        place = [int(i) + n if i < 0 else int(i) for i, n in zip(indices[outer], x.shape, strict=False)]
+        if all(0 <= p < n for p, n in zip(place, x.shape, strict=False)):
+            key = (*place, ...)
+            result[key] = _combined(attrs["reduction"], result[key], updates[(*outer, ...)])
+    return result
+
+
 OPERATORS: dict[str, Callable[..., Array]] = {
     "take": take,
     "gather_elements": gather_elements,
     "gather_nd": gather_nd,
     "reverse": reverse,
+    "scatter_elements": scatter_elements,
+    "scatter_nd": scatter_nd,
 }

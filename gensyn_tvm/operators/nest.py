@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
@@ -26,6 +27,9 @@ ROLE = "gensyn.role"
 #: Roles of stages. ``move`` and ``map`` are one scalar expression for each output element and may be inlined; ``pack`` and
 #: ``panel`` (the right operand of a product) move bits into a better place; the others are reductions, or pieces of one.
 ROLES = ("map", "move", "pack", "panel", "chunk", "total", "lanes", "tree", "fold")
+
+#: Role of the blocks that ``Kernel.sequence`` makes: statements that run in order and may store to places that data decides.
+SEQUENCE = "sequence"
 
 
 def i64(value: int) -> Expr:
@@ -93,9 +97,52 @@ class Kernel:
                 T.buffer_store(store, init, place)
             T.buffer_store(store, value(index, terms, _load(store, place)), place)
 
+    def sequence(
+        self,
+        outer: Sequence[int],
+        steps: Sequence[int],
+        inner: Sequence[int],
+        body: Callable[[list[Expr], list[Expr], list[Expr]], None],
+        *,
+        reads: Sequence[Buffer],
+        writes: Sequence[Buffer],
+    ) -> None:
+        """Append a block that runs ``body(outer index, step index, inner index)`` for every step in row-major order.
+
+        ``body`` appends statements (``store``, ``when``, ``repeat``), which may read and write what earlier steps wrote. Outer
+        and inner indices are independent of one another: every buffer that the block writes must have, in all accesses, the
+        index variable of each outer and inner axis that is to run in parallel alone at one fixed position (the order verifier
+        checks this).
+
+        Args:
+            outer: extents of independent axes around the steps.
+            steps: extents of the axes whose order counts, outermost first.
+            inner: extents of independent axes inside of the steps.
+            body: appends the statements.
+            reads: buffers that the statements read and no statement writes.
+            writes: buffers that the statements write; they may read them too.
+        """
+        with ExitStack() as stack:
+            extents = (*outer, *steps, *inner) or (1,)
+            loops = [stack.enter_context(T.serial(i64(0), i64(extent))) for extent in extents]
+            stack.enter_context(T.sblock(SEQUENCE))
+            kinds = [T.axis.spatial] * len(outer) + [T.axis.reduce] * len(steps) + [T.axis.spatial] * len(inner)
+            index = [axis(i64(e), v) for axis, e, v in zip(kinds or [T.axis.spatial], extents, loops, strict=True)]
+            # Which part of a buffer is touched depends on data: all of it may be.
+            T.reads(*map(_whole, (*reads, *writes)))
+            T.writes(*map(_whole, writes))
+            T.sblock_attr({ROLE: SEQUENCE})
+            a, b = len(outer), len(outer) + len(steps)
+            body(index[:a], index[a:b], index[b : b + len(inner)])
+
     def result(self) -> Any:
         """The finished PrimFunc; only after the ``kernel`` context has ended."""
         return self._result
+
+
+def _whole(buffer: Buffer) -> Any:
+    ranges = [tvm.ir.Range.from_min_extent(i64(0), extent) for extent in buffer.shape]
+    return tirx.BufferRegion(buffer, ranges)
 
 
 def _load(buffer: Buffer, index: Index) -> Expr:
@@ -105,6 +152,25 @@ def _load(buffer: Buffer, index: Index) -> Expr:
 def load(buffer: Buffer, index: Index) -> Expr:
     """``buffer[index]``; the index of a scalar is empty."""
     return _load(buffer, index)
+
+
+def store(buffer: Buffer, index: Index, value: Expr) -> None:
+    """The statement ``buffer[index] = value`` in a sequence."""
+    T.buffer_store(buffer, value, list(index))
+
+
+@contextmanager
+def when(condition: Expr) -> Iterator[None]:
+    """Statements of a sequence that only run where ``condition`` holds."""
+    with T.If(condition), T.Then():
+        yield
+
+
+@contextmanager
+def repeat(extent: int) -> Iterator[Expr]:
+    """Statements of a sequence that run for 0, 1, … ``extent`` - 1, in order."""
+    with T.serial(i64(0), i64(extent)) as position:
+        yield position
 
 
 def guarded(condition: Expr, value: Expr, otherwise: Expr) -> Expr:

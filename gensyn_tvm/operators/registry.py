@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators import elementwise, gather, movement, pooling, products, reductions
+from gensyn_tvm.operators import elementwise, gather, movement, pooling, products, reductions, scatter
 
 #: (name of the PrimFunc, input types, output type, attributes) -> PrimFunc
 Variant = Callable[[str, Sequence[TensorType], TensorType, Mapping[str, Any]], Any]
@@ -33,6 +33,7 @@ VARIANTS: dict[str, Variant] = {
     "slice": movement.slice_,
     "pad": movement.pad,
     **gather.VARIANTS,
+    **scatter.VARIANTS,
     "constant": movement.uniform_constant,
     "iota": movement.iota,
     "random_bits": movement.random_bits,

@@ -12,8 +12,8 @@ from tvm.relax.op.grad import no_grad
 
 from gensyn_tvm.canonical.convert_context import integer, integers
 from gensyn_tvm.canonical.convert_movement import runs
-from gensyn_tvm.errors import UnsupportedOperatorError
-from gensyn_tvm.training.emit import Expr, op, shape_of
+from gensyn_tvm.canonical.relax_ops import canonical
+from gensyn_tvm.training.emit import Expr, dtype_of, number, op, shape_of
 
 Gradient = Callable[[Any, Any, Any, Any], list[Expr]]
 
@@ -55,14 +55,13 @@ def strided_slice(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
 
 
 def take(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
-    """Constant indices: every ascending range placed among zeros, added in order."""
+    """Constant indices: every ascending range placed among zeros, added in order. Others: scattered, added in order."""
     x, indices = call.args
     array = indices.value.numpy() if isinstance(indices, GenericConst) else None
-    if array is None:
-        found = "indices that are computed or given at run time"
-        raise UnsupportedOperatorError("relax.take", where=str(var.name), found=found, expected="constant indices")
     flat = [math.prod(shape_of(x))] if call.attrs.axis is None else shape_of(x)
     axis = integer(call.attrs.axis or 0) % len(flat)
+    if array is None:
+        return [_scattered(x, indices, g, axis, bb), no_grad(indices)]
     g = bb.emit(op.reshape(g, [*flat[:axis], array.size, *flat[axis + 1 :]]))
     total, done = None, 0
     for start, count, stride in runs([int(i) % flat[axis] for i in array.reshape(-1)]):
@@ -71,6 +70,25 @@ def take(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:
         total = placed if total is None else bb.emit(op.add(total, placed))
         done += count
     return [op.reshape(total, shape_of(x)), no_grad(indices)]
+
+
+def _scattered(x: Expr, indices: Expr, g: Expr, axis: int, bb: Any) -> Expr:
+    """The gradients of ``take`` added, in the order of the indices, to zeros in x's shape."""
+    shape, tail = shape_of(x), shape_of(indices)
+    count = len(tail)
+    index = bb.emit(op.reshape(indices, [math.prod(tail), 1]))
+    index = index if dtype_of(index) == "int64" else bb.emit(op.astype(index, "int64"))
+    zero, extent = number(0, "int64"), number(shape[axis], "int64")
+    index = bb.emit(op.where(op.less(index, zero), op.add(index, extent), index))
+    index = bb.emit(op.minimum(op.maximum(index, zero), number(shape[axis] - 1, "int64")))  # where ``take`` reads
+    order = [*range(axis, axis + count), *range(axis), *range(axis + count, len(shape) - 1 + count)]
+    rows = bb.emit(op.permute_dims(g, order))
+    rest = [n for a, n in enumerate(shape) if a != axis]
+    rows = bb.emit(op.reshape(rows, [math.prod(tail), *rest]))
+    zeros = bb.emit(op.zeros([shape[axis], *rest], dtype_of(x)))
+    total = bb.emit(canonical("scatter_nd", zeros, index, rows, reduction="add"))
+    back = [*range(1, axis + 1), 0, *range(axis + 1, len(shape))]
+    return op.permute_dims(total, back)
 
 
 def stack(var: Any, call: Any, g: Any, bb: Any) -> list[Expr]:

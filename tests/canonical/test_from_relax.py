@@ -148,6 +148,21 @@ CASES: dict[str, Case] = {
     "gather_elements": (lambda x, i: op.gather_elements(x, i, 1), lambda x, i: x.gather(1, i), (A, INDEX.reshape(1, 3))),
     "gather_nd": (op.gather_nd, lambda x, i: x[i[:, 0], i[:, 1]], (A, PAIRS)),
     "gather_nd batch": (lambda x, i: op.gather_nd(x, i, 1), lambda x, i: x[range(3), i[:, 0]], (A, INDEX.reshape(3, 1))),
+    "scatter_elements": (
+        lambda x, i, u: op.scatter_elements(x, i, u, 1),
+        lambda x, i, u: x.scatter(1, i, u),
+        (A, INDEX.reshape(1, 3), B[:1, :3]),
+    ),
+    "scatter_elements add": (
+        lambda x, i, u: op.scatter_elements(x, i, u, 1, "add"),
+        lambda x, i, u: x.scatter_add(1, i, u),
+        (A, np.array([[2, 2, 0, 2]]), B[1:2, :4]),
+    ),
+    "scatter_nd": (
+        lambda x, i, u: op.scatter_nd(x, i, u, "add"),
+        lambda x, i, u: x.index_put((i[:, 0] % 3,), u, accumulate=True),
+        (A, np.array([[2], [-1], [0]]), B),
+    ),
     "flip": (lambda x: op.flip(x, -1), lambda x: x.flip(1), (A,)),
     "zeros_like": (op.zeros_like, torch.zeros_like, (A,)),
     "ones_like": (op.ones_like, torch.ones_like, (A,)),

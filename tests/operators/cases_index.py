@@ -58,4 +58,58 @@ def _gather() -> list[Case]:
     return cases
 
 
-FAMILIES: dict[str, list[Any]] = {"gather": _gather()}
+def _scatter() -> list[Case]:
+    cases = []
+    elements: list[tuple[Shape, Shape, int, str, str]] = [
+        ((6, 5), (9, 5), 0, F, "add"),
+        ((6, 5), (9, 4), 0, F, "none"),
+        ((4, 7, 5), (4, 20, 5), 1, F, "add"),
+        ((4, 7), (3, 20), 1, D, "add"),
+        ((4, 7), (4, 20), 1, F, "mul"),
+        ((4, 7), (4, 20), 1, F, "max"),
+        ((4, 7), (4, 20), 1, D, "min"),
+        ((8,), (30,), 0, L, "mul"),
+        ((8,), (30,), 0, "uint32", "add"),
+        ((8,), (30,), 0, "uint8", "max"),
+        ((8,), (30,), 0, "bool", "none"),
+        ((8, 3), (0, 3), 0, F, "add"),
+        ((0, 3), (4, 3), 0, F, "add"),
+        ((1, 16), (5, 16), 0, F, "add"),
+    ]
+    for x, i, axis, dtype, reduction in elements:
+        n = x[axis]
+        shapes, attrs = ((x, dtype), (i, L), (i, dtype)), {"axis": axis, "reduction": reduction}
+        label = f"scatter_elements-{x}-{i}-{dtype}-{reduction}"
+        cases.append(Case(label, "scatter_elements", shapes, attrs, special=False, bounds=(None, (-n - 2, n + 1), None)))
+    attrs = {"axis": 1, "reduction": "add"}
+    cases.append(Case("scatter_elements-anything", "scatter_elements", (((5, 4), F), ((5, 9), I32), ((5, 9), F)), attrs))
+    tuples: list[tuple[Shape, Shape, Shape, str, str]] = [
+        ((5, 16), (12, 1), (12, 16), F, "add"),
+        ((5, 33), (12, 1), (12, 33), F, "none"),
+        ((4, 5, 6), (9, 2), (9, 6), D, "mul"),
+        ((4, 5, 6), (3, 4, 3), (3, 4), F, "max"),
+        ((4, 5, 6), (3, 4, 1), (3, 4, 5, 6), L, "add"),
+        ((3, 4), (5, 0), (5, 3, 4), F, "add"),
+        ((3, 4), (0, 2), (0,), F, "add"),
+        ((0, 4), (5, 1), (5, 4), F, "none"),
+        ((7,), (40, 1), (40,), "int8", "min"),
+        ((7,), (40, 1), (40,), "uint16", "none"),
+        ((7,), (1,), (), F, "add"),
+    ]
+    for x, i, u, dtype, reduction in tuples:
+        shapes = ((x, dtype), (i, L), (u, dtype))
+        label = f"scatter_nd-{x}-{i}-{dtype}-{reduction}"
+        bounds = (None, (-6, 6), None)
+        cases.append(Case(label, "scatter_nd", shapes, {"reduction": reduction}, special=False, bounds=bounds))
+    given = (((5, 4), F), ((33, 2), L), ((33,), F))
+    cases.append(Case("scatter_nd-special", "scatter_nd", given, {"reduction": "add"}, bounds=(None, (0, 3), None)))
+    cases.append(Case("scatter_nd-anything", "scatter_nd", given, {"reduction": "none"}))
+    large = (((300, 160), F), ((700, 1), L), ((700, 160), F))
+    cases.append(Case("scatter_nd-large", "scatter_nd", large, {"reduction": "add"}, False, (None, (-300, 299), None)))
+    beside = (((40, 300), F), ((40, 900), I32), ((40, 900), F))
+    attrs = {"axis": 1, "reduction": "add"}
+    cases.append(Case("scatter_elements-large", "scatter_elements", beside, attrs, False, (None, (-300, 299), None)))
+    return cases
+
+
+FAMILIES: dict[str, list[Any]] = {"gather": _gather(), "scatter": _scatter()}

@@ -19,7 +19,7 @@ from gensyn_tvm.training.differentiate import check_differentiable, differentiat
 from gensyn_tvm.training.emit import Emitter, build_function, inline
 
 from ..canonical.relaxed import variables
-from ..relax_cases import COMMON, CUBE, KINKS, LINE, A, B, Case, X, normals
+from ..relax_cases import COMMON, CUBE, KINKS, LINE, A, B, Case, X, c, normals
 
 normal = normals(13)
 
@@ -78,6 +78,12 @@ CASES: dict[str, Case] = {
         (X, normal(4), normal(4)),
     ),
     "strided_slice 3": (lambda x: op.strided_slice(x, [1], [1], [5], [3]), lambda x: x[:, 1:5:3], (A,)),
+    "take computed": (
+        lambda x: op.take(x, op.add(c([[3, -1], [3, 0], [9, -9]], "int64"), c(0, "int64")), 2),
+        lambda x: x[:, :, [[3, -1], [3, 0], [5, 0]]],
+        (X,),
+    ),
+    "take computed rows": (lambda x: op.take(x, op.add(c([2, 2, 0], "int32"), c(0, "int32")), 0), lambda x: x[[2, 2, 0]], (A,)),
     "used twice": (lambda x: op.multiply(op.exp(x), op.sigmoid(x)), lambda x: x.exp() * x.sigmoid(), (A,)),
 }
 
