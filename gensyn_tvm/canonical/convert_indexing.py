@@ -40,9 +40,7 @@ def _reduction(ctx: Context, call: Any) -> str:
 def _scatter_elements(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     x, indices, updates = args
     reduction = _reduction(ctx, call)
-    return ctx.emit(
-        "scatter_elements", x, index_value(ctx, indices), updates, axis=_axis(ctx, call, x), reduction=reduction
-    )
+    return ctx.emit("scatter_elements", x, index_value(ctx, indices), updates, axis=_axis(ctx, call, x), reduction=reduction)
 
 
 def _scatter_nd(ctx: Context, call: Any, args: Sequence[Value]) -> Value:

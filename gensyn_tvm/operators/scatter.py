@@ -49,7 +49,9 @@ def scatter_elements(name: str, inputs: Sequence[TensorType], output: TensorType
             place = [*outer, position, *inner]
             _update(k, _inside([position], [x.shape[axis]]), place, load(k.inputs[2], source), attrs["reduction"])
 
-        k.sequence(indices.shape[:axis], [indices.shape[axis]], indices.shape[axis + 1 :], step, reads=k.inputs[1:], writes=[k.output])
+        k.sequence(
+            indices.shape[:axis], [indices.shape[axis]], indices.shape[axis + 1 :], step, reads=k.inputs[1:], writes=[k.output]
+        )
     return k.result()
 
 
