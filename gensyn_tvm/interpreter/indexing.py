@@ -88,7 +88,8 @@ def scatter_nd(attrs: Attrs, out: TensorType, x: Array, indices: Array, updates:
         place = [int(i) + n if i < 0 else int(i) for i, n in zip(indices[outer], x.shape, strict=False)]
         if all(0 <= p < n for p, n in zip(place, x.shape, strict=False)):
             key = (*place, ...)
-            result[key] = _combined(attrs["reduction"], result[key], updates[(*outer, ...)])
+            new = updates[tuple([*outer, ...])]
+            result[key] = _combined(attrs["reduction"], result[key], new)
     return result
 
 
