@@ -8,6 +8,7 @@ from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.frontends import attention, blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, nn, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_shortest, optional
+from gensyn_tvm.frontends.onnx_emit import OnnxEmitter
 from gensyn_tvm.frontends.onnx_reader import element_type
 
 
@@ -80,6 +81,28 @@ def _mask(e: Emitter, x: Inputs, a: Attributes, shape: tuple[int, ...], offset: 
     return mask
 
 
+def convert_flex_attention(e: OnnxEmitter, x: Inputs, a: Attributes) -> Expr:
+    """Attention whose scores and weights are what subgraphs make of them."""
+    q, k, v = x
+    attention.check_heads(e, q, k, v)
+    dtype = _precision(e, a, dtype_of(q))
+    scores = e.cast(attention.scores(e, q, k, _scale(a, q)), dtype)
+    weights = e(nn.softmax(_modified(e, a, "score_mod", scores), -1))
+    weights = _modified(e, a, "prob_mod", weights)
+    return e.cast(attention.grouped_matmul(e, weights, e.cast(v, dtype)), dtype_of(v))
+
+
+def _modified(e: OnnxEmitter, a: Attributes, name: str, x: Expr) -> Expr:
+    """What the subgraph of an attribute makes of x, of the same type."""
+    if name not in a:
+        return x
+    (y,) = e.run_graph(a[name], [x])
+    if shape_of(y) != shape_of(x) or dtype_of(y) != dtype_of(x):
+        found = f"{name} makes {dtype_of(y)}{tuple(shape_of(y))} of {dtype_of(x)}{tuple(shape_of(x))}"
+        raise e.refuse(found, expected="a result of the same type")
+    return y
+
+
 def convert_rotary_embedding(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     """Pairs (p, q) of features become (cos * p - sin * q, sin * p + cos * q)."""
     shape = shape_of(x[0])
@@ -139,6 +162,7 @@ def convert_swiglu(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 ATTENTION: dict[str, Converter] = {
     "Attention": convert_attention,
     "RotaryEmbedding": convert_rotary_embedding,
+    "ai.onnx.preview.FlexAttention": convert_flex_attention,
     "SwiGLU": convert_swiglu,
     "Swish": convert_swish,
 }

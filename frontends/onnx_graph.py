@@ -32,6 +32,7 @@ _TAKES_NARROW = {
     *("GatherND", "Expand", "Tile", "Where", "SpaceToDepth", "DepthToSpace", "ReverseSequence", "Compress", "Trilu"),
     *("EyeLike", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength", "SequenceMap"),
     *("SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "Dropout"),
+    "LinearAttention",
 }
 
 #: Operators of one input that work element by element: extents known at run time only stay what they are.

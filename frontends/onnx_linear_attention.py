@@ -6,7 +6,7 @@ import math
 
 from gensyn_tvm.frontends import attention, blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, nn, op, rank_of, shape_of
-from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, padded_inputs
+from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, optional, padded_inputs
 
 _RULES = ("linear", "gated", "delta", "gated_delta")
 
@@ -16,7 +16,8 @@ def convert_linear_attention(e: Emitter, x: Inputs, a: Attributes) -> list[Expr]
 
     S = S * exp(g), v' = (v - k^T S) * beta, S = S + k v'^T, o = (q^T S) * scale, leaving out what the rule has not.
     """
-    q, k, v, past, decay, beta = padded_inputs(x, 6)
+    dtype, kept = dtype_of(x[0]), dtype_of(x[0] if optional(x, 3) is None else x[3])
+    q, k, v, past, decay, beta = (None if t is None else e.cast(t, "float32") for t in padded_inputs(x, 6))
     rule = a.get("update_rule", "gated_delta")
     if rule not in _RULES or (decay is None) == ("gated" in rule) or (beta is None) == ("delta" in rule):
         found = f"update_rule {rule!r}{' with' if decay is not None else ' without'} decay,"
@@ -29,7 +30,6 @@ def convert_linear_attention(e: Emitter, x: Inputs, a: Attributes) -> list[Expr]
     gate = None if decay is None else e(op.exp(_each(e, decay, groups, width)))
     rate = None if beta is None else _each(e, beta, 1 if shape_of(beta)[2] == 1 else groups, 1)
     state = e.full([batch, groups, width, shape_of(v)[3]], 0, dtype_of(q)) if past is None else past
-    state = e.cast(state, dtype_of(q))
     scale = float(a.get("scale", 0.0)) or 1.0 / math.sqrt(width)
     outputs = []
     for token in range(tokens):
@@ -43,7 +43,7 @@ def convert_linear_attention(e: Emitter, x: Inputs, a: Attributes) -> list[Expr]
         state = e.add(state, e.mul(column, value))
         outputs.append(e.mul(attention.grouped_matmul(e, row, state), scale))
     output = e.concat(outputs, 2) if outputs else e.full([batch, heads, 0, shape_of(v)[3]], 0, dtype_of(q))
-    return [attention.merge_heads(e, output), state if past is None else e.cast(state, dtype_of(past))]
+    return [e.cast(attention.merge_heads(e, output), dtype), e.cast(state, kept)]
 
 
 def _each(e: Emitter, x: Expr, heads: int, width: int) -> Expr:
