@@ -162,7 +162,7 @@ def convert_swiglu(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 ATTENTION: dict[str, Converter] = {
     "Attention": convert_attention,
     "RotaryEmbedding": convert_rotary_embedding,
-    "ai.onnx.preview.FlexAttention": convert_flex_attention,
+    "ai.onnx.preview.FlexAttention": convert_flex_attention,  # type: ignore[dict-item]
     "SwiGLU": convert_swiglu,
     "Swish": convert_swish,
 }

@@ -14,6 +14,7 @@ from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
 from gensyn_tvm.frontends.onnx_norms import NORMS
 from gensyn_tvm.frontends.onnx_recurrent import RECURRENT
+from gensyn_tvm.frontends.onnx_training_ops import TRAINING_OPS
 from gensyn_tvm.frontends.onnx_sequences import SEQUENCES
 
 CONVERTERS: dict[str, Converter] = {
@@ -22,6 +23,7 @@ CONVERTERS: dict[str, Converter] = {
     **LOSSES,
     **NORMS,
     **RECURRENT,
+    **TRAINING_OPS,
     **CONTROL,
     **SEQUENCES,
     # elementwise

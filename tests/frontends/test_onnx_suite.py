@@ -19,8 +19,10 @@ from gensyn_tvm.training.step import inference_graph
 FAMILIES = {
     "losses": (r"nllloss|sce_", 52),
     "norms": (r"batchnorm|_normalization_|instancenorm|l[12]normalization|lpnorm|mvn", 53),
-    "attention": (r"^test_(attention|swish|swiglu|linear_att|causal_conv)(?!.*(bf16|fp16|float16|gqa_rank4_mask))", 102),
+    "attention": (r"^test_(attention|swish|swiglu|linear_att|causal_conv)(?!.*(bf16|gqa_rank4_mask))", 102),
+    "flex attention": (r"^test_flexattention(?!_double)", 10),
     "recurrent": (r"^test_(gru|lstm|rnn|simple_rnn)_", 18),
+    "optimizers": (r"^test_(adam|adagrad|momentum|nesterov)", 7),
 }
 
 
