@@ -14,8 +14,8 @@ from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
 from gensyn_tvm.frontends.onnx_norms import NORMS
 from gensyn_tvm.frontends.onnx_recurrent import RECURRENT
-from gensyn_tvm.frontends.onnx_training_ops import TRAINING_OPS
 from gensyn_tvm.frontends.onnx_sequences import SEQUENCES
+from gensyn_tvm.frontends.onnx_training_ops import TRAINING_OPS
 
 CONVERTERS: dict[str, Converter] = {
     **ATTENTION,
