@@ -1,4 +1,4 @@
-"""Print the binary64 coefficients of gensyn_tvm/operators/elementary_coefficients.py.
+"""Print the binary64 coefficients of gensyn_tvm/operators/elementary/coefficients.py.
 
 Each polynomial interpolates its function in the Chebyshev nodes of the reduced range, in 60 digits, and every coefficient is
 then rounded to binary64. The result is within a small factor of the best polynomial of its degree; what is left of the error
@@ -55,6 +55,23 @@ def atan_series(z: Any) -> Any:
     return -mpmath.mpf(1) / 3 if z == 0 else (mpmath.atan(t) / t - 1) / z
 
 
+def sin_pi_series(z: Any) -> Any:
+    """(sin(pi r) / r - pi) / z with r^2 = z."""
+    r = mpmath.sqrt(z)
+    return -(mpmath.pi**3) / 6 if z == 0 else (mpmath.sinpi(r) / r - mpmath.pi) / z
+
+
+def cos_pi_series(z: Any) -> Any:
+    """(cos(pi r) - 1) / z with r^2 = z."""
+    return -(mpmath.pi**2) / 2 if z == 0 else (mpmath.cospi(mpmath.sqrt(z)) - 1) / z
+
+
+def asin_series(z: Any) -> Any:
+    """(asin(s) / s - 1) / z with s^2 = z."""
+    s = mpmath.sqrt(z)
+    return mpmath.mpf(1) / 6 if z == 0 else (mpmath.asin(s) / s - 1) / z
+
+
 def erf_ratio(t: Any) -> Any:
     """erf(x) / x with x^2 = t + ERF_CENTRE."""
     x = mpmath.sqrt(t + ERF_CENTRE)
@@ -73,6 +90,33 @@ def exp_ratio(end: Any) -> tuple[list[float], list[float]]:
     return [1.0, float(p1), float(p2)], [0.5, float(q1), float(q2)]
 
 
+def inverse_pi_parts(lowest_bit: int) -> tuple[float, float, float]:
+    """1 / pi modulo 2^(1 - lowest_bit) in 29 bits, 24 bits and a rounded rest: its products with multiples of 2^lowest_bit
+    are those with 1 / pi, but for multiples of 2."""
+    with mpmath.workprec(600):
+        rest = 1 / mpmath.pi
+        if lowest_bit > -1:
+            step = mpmath.mpf(2) ** (1 - lowest_bit)
+            rest -= mpmath.floor(rest / step) * step
+        unit = mpmath.mpf(2) ** (mpmath.floor(mpmath.log(rest, 2)) - 28)
+        parts = []
+        for _ in range(2):
+            parts.append(float(mpmath.floor(rest / unit) * unit))
+            rest -= mpmath.mpf(parts[-1])
+            unit /= 2**24
+        return parts[0], parts[1], float(rest)
+
+
+def print_reduction() -> None:
+    """The table for arguments below 2^44 and five times for 2^19 times larger ones."""
+    print("INVERSE_PI = (")
+    for step in range(6):
+        lowest_bit = -1 if step == 0 else 44 + 19 * (step - 1) - 23
+        parts = ", ".join(f'float.fromhex("{part.hex()}")' for part in inverse_pi_parts(lowest_bit))
+        print(f"    ({parts}),")
+    print(")")
+
+
 def main() -> None:
     """Print the tables as Python source."""
     half_log2 = mpmath.log(2) / 2 * mpmath.mpf("1.0000001")
@@ -87,6 +131,11 @@ def main() -> None:
         "LOG_SERIES": interpolate(log_series, mpmath.mpf(0), log_end, 6),
         "EXP2_TAIL": interpolate(exp2_tail, -mpmath.mpf("0.5"), mpmath.mpf("0.5"), 10),
         "ATAN_SERIES": interpolate(atan_series, mpmath.mpf(0), atan_end * mpmath.mpf("1.0000001"), 10),
+        "SIN_PI_SERIES": interpolate(sin_pi_series, mpmath.mpf(0), mpmath.mpf("0.2505"), 7),
+        "TAN_SIN_SERIES": interpolate(sin_pi_series, mpmath.mpf(0), mpmath.mpf("0.0627"), 5),
+        "TAN_COS_SERIES": interpolate(cos_pi_series, mpmath.mpf(0), mpmath.mpf("0.0627"), 6),
+        "ASIN_SERIES": interpolate(asin_series, mpmath.mpf(0), mpmath.mpf("0.25"), 12),
+        "ATANH_SERIES": interpolate(log_series, mpmath.mpf(0), mpmath.mpf("0.0403"), 7),
         "ERF_RATIO": interpolate(erf_ratio, -mpmath.mpf(ERF_CENTRE), erf_end - ERF_CENTRE, 27),
     }
     for name, coefficients in tables.items():
@@ -94,6 +143,7 @@ def main() -> None:
         for coefficient in coefficients:
             print(f'    float.fromhex("{coefficient.hex()}"),')
         print(")")
+    print_reduction()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python scripts/prove_elementary.py --function exp --target x86-64-v4 --target x86-64
 
 The truth comes from binary64 (NumPy, for erf SciPy), and from MPFR (gmpy2) where the binary64 value is within 2^-44 of a
-boundary between two float32 results. The outcome goes to proofs/<function>.json, merged with what is there of other targets.
-With --digest the results of a target are only compared with the digest of a target that is proven already.
+boundary between two float32 results. The outcome goes to proofs/<function>.json, merged with what is there of other targets:
+the digest of the correctly rounded results, and for each target how many of its results are wrong, their digest, and the
+digest of the body that was run. With --digest results are only compared with the digest of the correctly rounded ones.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from scipy import special
 from tvm import te
 
 from gensyn_tvm.operators import exact
-from gensyn_tvm.operators.elementary import HARD
+from gensyn_tvm.operators.elementary import HARD, body_digest
 from gensyn_tvm.targets.cpu import CpuTarget, resolve_target
 from gensyn_tvm.targets.lowering import lowering_for
 
@@ -73,6 +73,14 @@ BINARY64: dict[str, Callable[[Array], Array]] = {
     "atan": np.arctan,
     "sinh": np.sinh,
     "cosh": np.cosh,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
 }
 MPFR: dict[str, Callable[[Any], Any]] = {
     "exp": gmpy2.exp,
@@ -88,6 +96,14 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "atan": gmpy2.atan,
     "sinh": gmpy2.sinh,
     "cosh": gmpy2.cosh,
+    "sin": gmpy2.sin,
+    "cos": gmpy2.cos,
+    "tan": gmpy2.tan,
+    "asin": gmpy2.asin,
+    "acos": gmpy2.acos,
+    "asinh": gmpy2.asinh,
+    "acosh": gmpy2.acosh,
+    "atanh": gmpy2.atanh,
 }
 
 
@@ -121,6 +137,7 @@ class Truth:
 
     name: str
     asked: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
     hardest: list[tuple[float, int]] = field(default_factory=list)
 
     def check_library(self) -> None:
@@ -145,6 +162,7 @@ class Truth:
         bits = canonical_bits(low)
         for index in np.flatnonzero(bits != canonical_bits(high)):
             bits[index] = self._decide(x[index], low[index], high[index])
+        self.digest.update(bits)
         return bits
 
     def _decide(self, x: Any, first: Any, second: Any) -> Any:
@@ -193,15 +211,6 @@ class Run:
             self.wrong_inputs += x.view(np.uint32)[wrong[: 1000 - len(self.wrong_inputs)]].tolist()
 
 
-def numerics_version() -> str:
-    """The version that docs/numerics.md states in its title."""
-    title = (ROOT / "docs" / "numerics.md").read_text(encoding="utf-8").splitlines()[0]
-    match = re.search(r"version (\S+)", title)
-    if match is None:
-        raise SystemExit(f"docs/numerics.md has no version in its title: {title!r}")
-    return match.group(1)
-
-
 def write(path: Path, record: dict[str, Any]) -> None:
     """Replace ``path`` by ``record`` in one step."""
     path.parent.mkdir(exist_ok=True)
@@ -231,28 +240,27 @@ def prove(name: str, targets: list[CpuTarget], *, stride: int, by_digest: bool) 
     """Run ``name`` on ``targets``, write the proof if all inputs were run, and tell whether every result is right."""
     path = PROOFS / f"{name}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if record.get("numerics_version") != numerics_version():
-        record = {"function": name, "numerics_version": numerics_version(), "targets": {}, "hard_cases": []}
-    proven = {t["digest"] for t in record["targets"].values() if t["wrong"] == 0 and t["count"] == INPUTS}
-    if by_digest and (stride != 1 or len(proven) != 1):
-        raise SystemExit(f"{name}: --digest needs --stride 1 and a target that is proven already in {path}")
+    record = {"function": name, "digest": "", "targets": {}, "hard_cases": []} | record
+    if by_digest and (stride != 1 or not record["digest"]):
+        raise SystemExit(f"{name}: --digest needs --stride 1 and a run without --digest before it")
     truth = None if by_digest else Truth(name)
     if truth is not None:
         truth.check_library()
     runs = [Run(target, kernel(name, target, CHUNK)) for target in targets]
     sweep(runs, truth, name, stride)
-    for run in runs:
-        digest = run.digest.hexdigest()
-        if by_digest and digest not in proven:
-            print(f"{name} on {run.target.name}: other results than the proven ones; run without --digest")
-            return False
-        outcome = {"count": run.count, "wrong": run.wrong, "digest": digest, "seconds": round(run.seconds, 1)}
-        print(f"{name} on {run.target.name}: {outcome}", [hex(b) for b in run.wrong_inputs[:64]])
-        record["targets"][run.target.name] = outcome
     if truth is not None:
         hardest = [pattern for _, pattern in sorted(truth.hardest)[:HARD_LISTED]]
         record["hard_cases"] = [f"0x{pattern:08x}" for pattern in sorted({*hardest, *HARD[name]})]
+        record["digest"] = truth.digest.hexdigest()
         print(f"{name}: {truth.asked} results decided by MPFR")
+    for run in runs:
+        digest = run.digest.hexdigest()
+        if by_digest and digest != record["digest"]:
+            print(f"{name} on {run.target.name}: not the correctly rounded results; run without --digest")
+            return False
+        outcome = {"count": run.count, "wrong": run.wrong, "digest": digest, "body": body_digest(name, run.target.has_fma)}
+        print(f"{name} on {run.target.name}: {outcome}, {run.seconds:.1f} s", [hex(b) for b in run.wrong_inputs[:64]])
+        record["targets"][run.target.name] = outcome
     if stride == 1:
         write(path, record)
     return all(run.wrong == 0 for run in runs)

@@ -29,6 +29,7 @@ UNARY = ("neg", "abs", "sqrt", "floor", "ceil", "round")
 ELEMENTARY = (
     *("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"),
     *("exp2", "log2", "log10", "atan", "sinh", "cosh"),
+    *("sin", "cos", "tan", "asin", "acos", "asinh", "acosh", "atanh"),
 )
 #: fma; bit-pattern constant and reinterpretation; conversions; wrapping integer arithmetic; NaN canonicalisation.
 OTHER = ("fma", "bits", "convert", "canonical_nan", "wrap_add", "wrap_sub", "wrap_mul")

@@ -101,3 +101,76 @@ ERF_RATIO = (
     float.fromhex("0x1.1bff6b2f68fcap-104"),
     float.fromhex("-0x1.3787c7ae946acp-109"),
 )
+
+#: (sin(pi r) / r - pi) / r^2 as a polynomial in r^2 for |r| <= 1/2.
+SIN_PI_SERIES = (
+    float.fromhex("-0x1.4abbce625be53p+2"),
+    float.fromhex("0x1.466bc6775aad6p+1"),
+    float.fromhex("-0x1.32d2cce62ad89p-1"),
+    float.fromhex("0x1.50783486ef09cp-4"),
+    float.fromhex("-0x1.e3074ee3f8db0p-8"),
+    float.fromhex("0x1.e8f3af4738c0bp-12"),
+    float.fromhex("-0x1.6f86438612a52p-16"),
+    float.fromhex("0x1.9ebfab65f40fbp-21"),
+)
+
+#: The same for |r| <= 1/4.
+TAN_SIN_SERIES = (
+    float.fromhex("-0x1.4abbce625be52p+2"),
+    float.fromhex("0x1.466bc6775a45cp+1"),
+    float.fromhex("-0x1.32d2cce4fc5f9p-1"),
+    float.fromhex("0x1.507832025f19fp-4"),
+    float.fromhex("-0x1.e30276074a18ap-8"),
+    float.fromhex("0x1.e4a65925688e2p-12"),
+)
+
+#: (cos(pi r) - 1) / r^2 as a polynomial in r^2 for |r| <= 1/4.
+TAN_COS_SERIES = (
+    float.fromhex("-0x1.3bd3cc9be45dep+2"),
+    float.fromhex("0x1.03c1f081b5ac0p+2"),
+    float.fromhex("-0x1.55d3c7e3cb208p+0"),
+    float.fromhex("0x1.e1f5068680601p-3"),
+    float.fromhex("-0x1.a6d1eeeb6d56cp-6"),
+    float.fromhex("0x1.f9ce1b877ec0ep-10"),
+    float.fromhex("-0x1.b2f0b61f9b7a4p-14"),
+)
+
+#: (asin(s) / s - 1) / s^2 as a polynomial in s^2 for |s| <= 1/2.
+ASIN_SERIES = (
+    float.fromhex("0x1.5555555555556p-3"),
+    float.fromhex("0x1.3333333332ecap-4"),
+    float.fromhex("0x1.6db6db6e31f13p-5"),
+    float.fromhex("0x1.f1c71c1db0623p-6"),
+    float.fromhex("0x1.6e8bb1c8209a2p-6"),
+    float.fromhex("0x1.1c4d35cf95421p-6"),
+    float.fromhex("0x1.c9cf07674736ap-7"),
+    float.fromhex("0x1.782651caa6547p-7"),
+    float.fromhex("0x1.52420b04b37bep-7"),
+    float.fromhex("0x1.65a9c4dfcf8b2p-8"),
+    float.fromhex("0x1.1d189408314eep-6"),
+    float.fromhex("-0x1.e6aaa8a0a04ccp-7"),
+    float.fromhex("0x1.d72b2bc8155f8p-6"),
+)
+
+#: (2 atanh(s) / s - 2) / s^2 as a polynomial in s^2 for |s| <= 1/5.
+ATANH_SERIES = (
+    float.fromhex("0x1.5555555555555p-1"),
+    float.fromhex("0x1.9999999999f64p-2"),
+    float.fromhex("0x1.24924923d5fa6p-2"),
+    float.fromhex("0x1.c71c72ea53b97p-3"),
+    float.fromhex("0x1.745ca8e7112e0p-3"),
+    float.fromhex("0x1.3b2a566312fbbp-3"),
+    float.fromhex("0x1.0e820bb45c1ccp-3"),
+    float.fromhex("0x1.16eb21047b4c1p-3"),
+)
+
+#: 1 / pi for the reduction of arguments below 2^44, 2^63, 2^82, 2^101, 2^120, 2^139: without the bits whose products with
+#: the arguments are multiples of 2, in parts of 29 bits, 24 bits and a rounded rest.
+INVERSE_PI = (
+    (float.fromhex("0x1.45f306d000000p-2"), float.fromhex("0x1.9391040000000p-31"), float.fromhex("0x1.4a7f09d5f47d5p-55")),
+    (float.fromhex("0x1.b727220000000p-24"), float.fromhex("0x1.529fc20000000p-53"), float.fromhex("0x1.d5f47d4d37703p-79")),
+    (float.fromhex("0x1.220a94f000000p-40"), float.fromhex("0x1.c2757c0000000p-69"), float.fromhex("0x1.1f534ddc0db63p-93")),
+    (float.fromhex("0x1.4fe13ab000000p-60"), float.fromhex("0x1.d1f5340000000p-89"), float.fromhex("0x1.bb81b6c52b328p-114")),
+    (float.fromhex("0x1.d5f47d4000000p-79"), float.fromhex("0x1.a6ee060000000p-108"), float.fromhex("0x1.b6295993c4390p-133")),
+    (float.fromhex("0x1.f534ddc000000p-97"), float.fromhex("0x1.b6c5200000000p-130"), float.fromhex("0x1.664f10e4107f9p-151")),
+)
