@@ -103,11 +103,12 @@ def build_library(graph: Graph, target: CpuTarget, style: str) -> bytes:
 
     from gensyn_tvm.passes.pipeline import run_phases
     from gensyn_tvm.targets.environment import add_environment_kernel
+    from gensyn_tvm.targets.expand import PIPELINE
     from gensyn_tvm.targets.lowering import lowering_for
 
     module = add_environment_kernel(run_phases(graph, target, style))
     with target.to_tvm(), lowering_for(has_fma=target.has_fma):
-        built = relax.build(module, target.to_tvm(), relax_pipeline=None)
+        built = relax.build(module, target.to_tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
     with tempfile.TemporaryDirectory(prefix="gensyn-tvm-") as folder:
         path = Path(folder) / "program.so"
         try:
@@ -136,6 +137,7 @@ def phases(graph: Graph, target: str | CpuTarget = "native", *, schedule: str = 
 
     from gensyn_tvm.passes.pipeline import run_phases
     from gensyn_tvm.targets.environment import add_environment_kernel
+    from gensyn_tvm.targets.expand import PIPELINE
     from gensyn_tvm.targets.lowering import lowering_for
 
     resolved = resolve_target(target)
@@ -144,7 +146,7 @@ def phases(graph: Graph, target: str | CpuTarget = "native", *, schedule: str = 
     module = run_phases(graph, resolved, style, lambda phase, m: texts.update({phase: m.script(show_meta=False)}))
     module = add_environment_kernel(module)
     with resolved.to_tvm(), lowering_for(has_fma=resolved.has_fma):
-        built = relax.build(module, resolved.to_tvm(), relax_pipeline=None)
+        built = relax.build(module, resolved.to_tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
     kernels = [m for m in built.mod.imports if m.kind in ("llvm", "c")]
     texts["code"] = "\n".join(m.inspect_source("c" if resolved.kind == "c" else "asm") for m in kernels)
     return texts

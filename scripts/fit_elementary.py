@@ -44,6 +44,13 @@ def log_series(z: Any) -> Any:
     return mpmath.mpf(2) / 3 if z == 0 else (2 * mpmath.atanh(s) / s - 2) / z
 
 
+def log_double_series(z: Any) -> Any:
+    """((2 atanh(s) / s - 2) / z - 2/3) / z with s^2 = z."""
+    if z < 1e-20:
+        return mpmath.mpf(2) / 5 + 2 * z / 7 + 2 * z**2 / 9
+    return (log_series(z) - mpmath.mpf(2) / 3) / z
+
+
 def exp2_tail(r: Any) -> Any:
     """(2^r - 1) / r."""
     return mpmath.log(2) if r == 0 else mpmath.expm1(r * mpmath.log(2)) / r
@@ -131,6 +138,8 @@ def main() -> None:
         "LOG_SERIES": interpolate(log_series, mpmath.mpf(0), log_end, 6),
         "EXP2_TAIL": interpolate(exp2_tail, -mpmath.mpf("0.5"), mpmath.mpf("0.5"), 10),
         "ATAN_SERIES": interpolate(atan_series, mpmath.mpf(0), atan_end * mpmath.mpf("1.0000001"), 10),
+        "EXP_DOUBLE_TAIL": interpolate(exp_tail, -half_log2, half_log2, 11),
+        "LOG_DOUBLE_SERIES": interpolate(log_double_series, mpmath.mpf(0), log_end * mpmath.mpf("1.0000001"), 8),
         "SIN_PI_SERIES": interpolate(sin_pi_series, mpmath.mpf(0), mpmath.mpf("0.2505"), 7),
         "TAN_SIN_SERIES": interpolate(sin_pi_series, mpmath.mpf(0), mpmath.mpf("0.0627"), 5),
         "TAN_COS_SERIES": interpolate(cos_pi_series, mpmath.mpf(0), mpmath.mpf("0.0627"), 6),

@@ -14,7 +14,9 @@ from gensyn_tvm.canonical import rules
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("script", ["make_operators_doc.py", "make_results_table.py", "make_constants_doc.py"])
+@pytest.mark.parametrize(
+    "script", ["make_operators_doc.py", "make_results_table.py", "make_constants_doc.py", "make_float64_doc.py"]
+)
 def test_generated_text_is_up_to_date(script: str) -> None:
     command = [sys.executable, f"scripts/{script}", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from gensyn_tvm.canonical import index_rules
 from gensyn_tvm.canonical import tensor_rules as t
 from gensyn_tvm.canonical import window_rules as w
+from gensyn_tvm.canonical.elementary_rules import ELEMENTARY_RULES
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Output
 from gensyn_tvm.canonical.rule_basics import Attrs, Refused, Rule, Types
 from gensyn_tvm.canonical.types import FLOATS, INTEGERS, NATIVE, TensorType
@@ -110,19 +111,7 @@ RULES: dict[str, Rule] = {
     "ceil": t.unary(FLOATS),
     "round": t.unary(FLOATS),
     "sign": t.unary(FLOATS),
-    "exp": t.unary(("float32",)),
-    "expm1": t.unary(("float32",)),
-    "log": t.unary(("float32",)),
-    "log1p": t.unary(("float32",)),
-    "tanh": t.unary(("float32",)),
-    "sigmoid": t.unary(("float32",)),
-    "erf": t.unary(("float32",)),
-    "exp2": t.unary(("float32",)),
-    "log2": t.unary(("float32",)),
-    "log10": t.unary(("float32",)),
-    "atan": t.unary(("float32",)),
-    "sinh": t.unary(("float32",)),
-    "cosh": t.unary(("float32",)),
+    **ELEMENTARY_RULES,
     "is_nan": t.predicate,
     "logical_not": t.unary(("bool",)),
     # elementwise, several inputs, NumPy broadcasting

@@ -107,6 +107,14 @@ _BINARY64: dict[str, Callable[[Array], Array]] = {
     "atan": np.arctan,
     "sinh": np.sinh,
     "cosh": np.cosh,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
 }
 _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "exp": _MP.exp,
@@ -122,6 +130,14 @@ _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "atan": _MP.atan,
     "sinh": _MP.sinh,
     "cosh": _MP.cosh,
+    "sin": _MP.sin,
+    "cos": _MP.cos,
+    "tan": _MP.tan,
+    "asin": _MP.asin,
+    "acos": _MP.acos,
+    "asinh": _MP.asinh,
+    "acosh": _MP.acosh,
+    "atanh": _MP.atanh,
 }
 
 #: float32 arrays of any shape to float32 arrays of the same shape.

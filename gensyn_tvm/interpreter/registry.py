@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gensyn_tvm.interpreter import elementwise, indexing, movement, pooling, products, reductions, scalar
+from gensyn_tvm.interpreter import elementary, elementwise, indexing, movement, pooling, power, products, reductions, scalar
 from gensyn_tvm.interpreter.elementwise import correctly_rounded, simple
 
 #: name -> function(attributes, type of the output, *input arrays) -> output array
@@ -19,19 +19,7 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "ceil": simple(elementwise.ceil),
     "round": simple(elementwise.round_even),
     "sign": simple(elementwise.sign),
-    "exp": correctly_rounded("exp"),
-    "expm1": correctly_rounded("expm1"),
-    "log": correctly_rounded("log"),
-    "log1p": correctly_rounded("log1p"),
-    "tanh": correctly_rounded("tanh"),
-    "sigmoid": correctly_rounded("sigmoid"),
-    "erf": correctly_rounded("erf"),
-    "exp2": correctly_rounded("exp2"),
-    "log2": correctly_rounded("log2"),
-    "log10": correctly_rounded("log10"),
-    "atan": correctly_rounded("atan"),
-    "sinh": correctly_rounded("sinh"),
-    "cosh": correctly_rounded("cosh"),
+    **{name: correctly_rounded(name) for name in elementary.FUNCTIONS},
     "is_nan": simple(elementwise.is_nan),
     "logical_not": simple(np.logical_not),
     # elementwise, several inputs
@@ -47,6 +35,7 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "less_equal": simple(np.less_equal),
     "greater": simple(np.greater),
     "greater_equal": simple(np.greater_equal),
+    "pow": simple(power.power),
     "logical_and": simple(np.logical_and),
     "logical_or": simple(np.logical_or),
     "where": simple(np.where),

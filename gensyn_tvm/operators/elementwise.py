@@ -99,6 +99,7 @@ SCALAR: dict[str, Callable[..., Expr]] = {
     "round": exact.round_even,
     "sign": sign,
     **{name: (lambda a, name=name: exact.elementary(name, a)) for name in exact.ELEMENTARY},
+    **{name: (lambda a, b, name=name: exact.elementary_binary(name, a, b)) for name in exact.ELEMENTARY_BINARY},
     "is_nan": exact.is_nan,
     "logical_not": tirx.Not,
     "add": add,

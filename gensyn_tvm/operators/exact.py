@@ -31,10 +31,12 @@ ELEMENTARY = (
     *("exp2", "log2", "log10", "atan", "sinh", "cosh"),
     *("sin", "cos", "tan", "asin", "acos", "asinh", "acosh", "atanh"),
 )
+#: Functions of two floats of one dtype, or of two integers; bodies are there too.
+ELEMENTARY_BINARY = ("pow",)
 #: fma; bit-pattern constant and reinterpretation; conversions; wrapping integer arithmetic; NaN canonicalisation.
 OTHER = ("fma", "bits", "convert", "canonical_nan", "wrap_add", "wrap_sub", "wrap_mul")
 
-NAMES = BINARY + COMPARE + UNARY + ELEMENTARY + OTHER
+NAMES = BINARY + COMPARE + UNARY + ELEMENTARY + ELEMENTARY_BINARY + OTHER
 
 _CALL_EFFECT_PURE = 1
 
@@ -138,6 +140,13 @@ def elementary(name: str, x: Expr) -> Expr:
     if name not in ELEMENTARY:
         raise ValueError(f"no elementary function {name!r}")
     return call(name, dtype_of(x), x)
+
+
+def elementary_binary(name: str, x: Expr, y: Expr) -> Expr:
+    """A function of two numbers of one dtype."""
+    if name not in ELEMENTARY_BINARY:
+        raise ValueError(f"no elementary function {name!r} of two variables")
+    return call(name, dtype_of(x), x, y)
 
 
 _UINT_OF = {"float32": "uint32", "float64": "uint64"}

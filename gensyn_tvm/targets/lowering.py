@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.tirx import register_intrin_lowering
 
 from gensyn_tvm.operators import exact
-from gensyn_tvm.operators.elementary import BODIES
+from gensyn_tvm.operators.elementary import BINARY_BODIES, BODIES
 from gensyn_tvm.targets.body import Body
 
 Expr = Any
@@ -43,6 +43,11 @@ def lowering_for(*, has_fma: bool) -> Iterator[None]:
         yield
     finally:
         _HAS_FMA.reset(token)
+
+
+def has_fma() -> bool:
+    """Whether the target that is being lowered has fused multiply-add instructions."""
+    return _HAS_FMA.get()
 
 
 def _body(call: Any) -> tuple[Body, str, list[Expr]]:
@@ -234,6 +239,14 @@ def _elementary(name: str) -> Lowering:
     return lower
 
 
+def _elementary_binary(name: str) -> Lowering:
+    def lower(call: Any) -> Expr:
+        body, _, (x, y) = _body(call)
+        return body.finish(BINARY_BODIES[name](body, x, y))
+
+    return lower
+
+
 # ---- LLVM -----------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +308,7 @@ _COMMON: dict[str, Lowering] = {
     "wrap_sub": _wrap("sub"),
     "wrap_mul": _wrap("mul"),
     **{name: _elementary(name) for name in exact.ELEMENTARY},
+    **{name: _elementary_binary(name) for name in exact.ELEMENTARY_BINARY},
 }
 
 LOWERINGS: dict[str, dict[str, Lowering]] = {

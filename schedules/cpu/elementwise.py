@@ -11,7 +11,12 @@ from gensyn_tvm.targets.cpu import CpuTarget
 
 #: Work (in additions, roughly) below which starting threads costs more than it saves.
 PARALLEL_WORK = 60_000
-_COST = {exact.PREFIX + name: 30 for name in exact.ELEMENTARY} | {exact.PREFIX + "div": 6, exact.PREFIX + "sqrt": 6}
+_COST = {
+    **{exact.PREFIX + name: 30 for name in exact.ELEMENTARY},
+    **{exact.PREFIX + name: 100 for name in exact.ELEMENTARY_BINARY},
+    exact.PREFIX + "div": 6,
+    exact.PREFIX + "sqrt": 6,
+}
 
 
 def work_of(sch: Any, block: Any, elements: int) -> int:

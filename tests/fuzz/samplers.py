@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from gensyn_tvm.canonical.elementary_rules import ELEMENTARY_BINARY, ELEMENTARY_UNARY
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.canonical.window_rules import conv_output_shape, pool_output_shape
 
@@ -217,8 +218,8 @@ def random_bits(d: Draft, op: str) -> Sample:
 
 SAMPLERS: dict[str, Sampler] = {
     **dict.fromkeys(("neg", "abs", "sqrt", "floor", "ceil", "round", "sign", "is_nan", "logical_not"), unary),
-    **dict.fromkeys(("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"), unary),
-    **dict.fromkeys(("exp2", "log2", "log10", "atan", "sinh", "cosh"), unary),
+    **dict.fromkeys(ELEMENTARY_UNARY, unary),
+    **dict.fromkeys(ELEMENTARY_BINARY, binary),
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum", "logical_and", "logical_or"), binary),
     **dict.fromkeys(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"), binary),
     "where": where,
@@ -249,7 +250,7 @@ SAMPLERS: dict[str, Sampler] = {
 WEIGHTS: dict[str, float] = {
     **dict.fromkeys(("add", "mul", "sub", "transpose", "reshape", "sum"), 2.5),
     **dict.fromkeys(("div", "maximum", "minimum", "where", "cast", "matmul", "concat", "slice", "broadcast_to"), 1.5),
-    **dict.fromkeys(("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"), 0.35),
-    **dict.fromkeys(("exp2", "log2", "log10", "atan", "sinh", "cosh"), 0.25),
+    **dict.fromkeys(ELEMENTARY_UNARY, 5.0 / len(ELEMENTARY_UNARY)),
+    **dict.fromkeys(ELEMENTARY_BINARY, 0.3),
     **dict.fromkeys(("constant", "iota", "random_bits"), 0.4),
 }

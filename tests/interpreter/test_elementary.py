@@ -34,6 +34,14 @@ SPECIALS: dict[str, list[tuple[float, float]]] = {
     "log10": [(0.0, -INF), (-0.0, -INF), (INF, INF), (-INF, NAN), (-TINY, NAN), (1.0, 0.0), (1000.0, 3.0), (1e10, 10.0)],
     "atan": [(-INF, -PI / 2), (INF, PI / 2), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (1.0, PI / 4)],
     "sinh": [(-INF, -INF), (INF, INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (90.0, INF), (-90.0, -INF)],
+    "sin": [(-INF, NAN), (INF, NAN), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (PI, -8.742278e-08)],
+    "cos": [(-INF, NAN), (INF, NAN), (0.0, 1.0), (-0.0, 1.0), (TINY, 1.0), (PI, -1.0), (PI / 2, -4.371139e-08)],
+    "tan": [(-INF, NAN), (INF, NAN), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (PI / 4, 1.0)],
+    "asin": [(1.0, PI / 2), (-1.0, -PI / 2), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (1.5, NAN), (-1.5, NAN), (INF, NAN)],
+    "acos": [(1.0, 0.0), (-1.0, PI), (0.0, PI / 2), (-0.0, PI / 2), (1.5, NAN), (-1.5, NAN), (INF, NAN), (-INF, NAN)],
+    "asinh": [(-INF, -INF), (INF, INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY)],
+    "acosh": [(1.0, 0.0), (0.5, NAN), (-1.0, NAN), (0.0, NAN), (-INF, NAN), (INF, INF)],
+    "atanh": [(1.0, INF), (-1.0, -INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (1.5, NAN), (-1.5, NAN), (INF, NAN)],
     "cosh": [(-INF, INF), (INF, INF), (0.0, 1.0), (-0.0, 1.0), (TINY, 1.0), (90.0, INF), (-90.0, INF)],
 }
 
@@ -51,6 +59,14 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "atan": gmpy2.atan,
     "sinh": gmpy2.sinh,
     "cosh": gmpy2.cosh,
+    "sin": gmpy2.sin,
+    "cos": gmpy2.cos,
+    "tan": gmpy2.tan,
+    "asin": gmpy2.asin,
+    "acos": gmpy2.acos,
+    "asinh": gmpy2.asinh,
+    "acosh": gmpy2.acosh,
+    "atanh": gmpy2.atanh,
 }
 
 

@@ -10,24 +10,16 @@ Integer arithmetic here never overflows, whatever the input: TVM tells LLVM that
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from tvm import tirx
-
-from gensyn_tvm.operators.elementary import circular, exponential, logarithm
+from gensyn_tvm.operators.elementary import circular, exponential, logarithm, power
 from gensyn_tvm.operators.elementary.hard import HARD
 from gensyn_tvm.targets.body import Body
 
 #: Each takes the body and a float32 variable (any lanes) and returns the float32 result.
 BODIES: dict[str, Callable[[Body, Any], Any]] = {**exponential.BODIES, **logarithm.BODIES, **circular.BODIES}
+#: Functions of two variables of one dtype, float32 or float64, with the result in that dtype.
+BINARY_BODIES: dict[str, Callable[[Body, Any, Any], Any]] = {"pow": power.power}
 
-__all__ = ["BODIES", "HARD", "body_digest"]
-
-
-def body_digest(name: str, has_fma: bool) -> str:
-    """SHA-256 over the scalar operations of a body, by which a proof names what was run."""
-    body = Body(1, has_fma=has_fma)
-    result = body.finish(BODIES[name](body, tirx.Var("x", "float32")))
-    return hashlib.sha256(str(result).encode()).hexdigest()
+__all__ = ["BINARY_BODIES", "BODIES", "HARD"]

@@ -174,3 +174,32 @@ INVERSE_PI = (
     (float.fromhex("0x1.d5f47d4000000p-79"), float.fromhex("0x1.a6ee060000000p-108"), float.fromhex("0x1.b6295993c4390p-133")),
     (float.fromhex("0x1.f534ddc000000p-97"), float.fromhex("0x1.b6c5200000000p-130"), float.fromhex("0x1.664f10e4107f9p-151")),
 )
+
+#: (e^r - 1 - r) / r^2 for |r| <= log(2) / 2, for binary64 results.
+EXP_DOUBLE_TAIL = (
+    float.fromhex("0x1.0000000000000p-1"),
+    float.fromhex("0x1.5555555555555p-3"),
+    float.fromhex("0x1.5555555555557p-5"),
+    float.fromhex("0x1.1111111111111p-7"),
+    float.fromhex("0x1.6c16c16c15a6cp-10"),
+    float.fromhex("0x1.a01a01a0196aep-13"),
+    float.fromhex("0x1.a01a01a9e8105p-16"),
+    float.fromhex("0x1.71de3a5aa6edfp-19"),
+    float.fromhex("0x1.27e4d41d6e4cfp-22"),
+    float.fromhex("0x1.ae642c872f1b5p-26"),
+    float.fromhex("0x1.1f7f2002ddb53p-29"),
+    float.fromhex("0x1.61bfa22fdca3dp-33"),
+)
+
+#: ((2 atanh(s) / s - 2) / s^2 - 2/3) / s^2 as a polynomial in s^2 for |s| <= (sqrt(2) - 1) / (sqrt(2) + 1).
+LOG_DOUBLE_SERIES = (
+    float.fromhex("0x1.999999999999ap-2"),
+    float.fromhex("0x1.2492492492491p-2"),
+    float.fromhex("0x1.c71c71c71cfd7p-3"),
+    float.fromhex("0x1.745d17451376fp-3"),
+    float.fromhex("0x1.3b13b1bc64de3p-3"),
+    float.fromhex("0x1.1110dfb241e74p-3"),
+    float.fromhex("0x1.e1f7f8b3abadap-4"),
+    float.fromhex("0x1.ac4ab12489da3p-4"),
+    float.fromhex("0x1.b8d2ce6714f8bp-4"),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: Inputs that the binary64 result would round to the wrong side, and their results, as bit patterns. Odd and even functions
-#: that calculate with the magnitude (sinh, cosh, atan) have it here.
+#: that calculate with the magnitude (sinh, sin, atan …) have it here.
 HARD: dict[str, dict[int, int]] = {
     "exp": {},
     "expm1": {},
@@ -34,8 +34,8 @@ HARD: dict[str, dict[int, int]] = {
     "atan": {0x3D8D6B23: 0x3D8D31C3},
     "sinh": {0x3A1285FF: 0x3A1285FF},
     "cosh": {},
-    "sin": {},
-    "cos": {},
+    "sin": {0x46199998: 0xBEB1FA5D, 0x55CAFB2A: 0xBF7E7A17},
+    "cos": {0x5F18B878: 0x3F7F14BB, 0x6115CB11: 0x3F78142F, 0x7908CD73: 0x3F798BB5},
     "tan": {},
     "asin": {},
     "acos": {},
