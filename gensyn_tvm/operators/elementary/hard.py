@@ -38,8 +38,4 @@ HARD: dict[str, dict[int, int]] = {
     "cos": {0x5F18B878: 0x3F7F14BB, 0x6115CB11: 0x3F78142F, 0x7908CD73: 0x3F798BB5},
     "tan": {},
     "asin": {},
-    "acos": {},
-    "asinh": {},
-    "acosh": {},
-    "atanh": {},
 }
