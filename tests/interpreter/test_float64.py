@@ -77,7 +77,7 @@ def test_exact_powers_are_exact() -> None:
 def test_special_powers_are_those_of_c(dtype: type) -> None:
     values = [0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 2.5, -2.5, INF, -INF, NAN, 1e300, -1e300, 2.0**53]
     with np.errstate(all="ignore"):
-        pairs = np.array(list(itertools.product(values, values)), np.float64).astype(dtype)
+        pairs: np.ndarray = np.array(list(itertools.product(values, values)), np.float64).astype(dtype)
     results = power(pairs[:, 0], pairs[:, 1])
     with np.errstate(all="ignore"):
         expected = np.power(pairs[:, 0], pairs[:, 1])
@@ -101,8 +101,8 @@ def test_float32_powers_are_nearly_correctly_rounded() -> None:
 @pytest.mark.parametrize("dtype", (np.int32, np.int64))
 def test_integer_powers_wrap(dtype: type) -> None:
     bits = np.iinfo(dtype).bits
-    x = np.array([0, 1, -1, 2, -2, 3, 7, 10, np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)[:, None]
-    y = np.array([0, 1, 2, 3, 5, 31, 62, 63, 64, 1001, -1, -2, -3, np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)
+    x: np.ndarray = np.array([0, 1, -1, 2, -2, 3, 7, 10, np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)[:, None]
+    y: np.ndarray = np.array([0, 1, 2, 3, 5, 31, 62, 63, 64, 1001, -1, -2, -3, np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)
     for i, row in enumerate(power(x, y).tolist()):
         for j, result in enumerate(row):
             a, b = int(x[i, 0]), int(y[j])

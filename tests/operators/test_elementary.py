@@ -57,7 +57,8 @@ def inputs(name: str) -> np.ndarray:
     middle = rng.uniform(-5.0, 5.0, 20000).astype(np.float32).view(np.uint32)
     thresholds = np.array([88.72284, 89, 90, -87.3, -103.97, -105, 9.01, -17.33, 17.33, 3.9192059, 3.92, -30], np.float32)
     more = np.array([128, -126, -149, -150, 89.41598, 0.4140625, -0.4140625, 2.4140625, 0.5, -0.5, 1, -1], np.float32)
-    more = np.concatenate([more, np.float32([2.0**44, 2.0**63, 2.0**82, 2.0**101, 2.0**120, 1.5707964, 3.1415927])])
+    reductions = [2.0**44, 2.0**63, 2.0**82, 2.0**101, 2.0**120, 1.5707964, 3.1415927]
+    more = np.concatenate([more, np.array(reductions, np.float32)])
     around = (np.concatenate([thresholds, more]).view(np.uint32)[:, None] + np.arange(-50, 50).astype(np.uint32)).reshape(-1)
     return np.concatenate([bits, middle, around]).view(np.float32)
 
