@@ -257,9 +257,10 @@ def main() -> None:
             records[name] = record
             progress.advance(task)
             progress.refresh()
-    result = summary(records)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+            if len(records) % 100 == 0 or len(records) == len(cases):
+                result = summary(records)
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                options.output.write_text(json.dumps(result, indent=1) + "\n")
     show(result, console, failures=options.list_failures)
 
 
