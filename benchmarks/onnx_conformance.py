@@ -171,7 +171,8 @@ def run_cases(cases: dict[str, Any], *, jobs: int, timeout: float, interpreter: 
                 yield name, record
                 if record["status"] in ("crashed", "timeout"):
                     worker.stop()
-                    worker = workers[workers.index(worker)] = _Worker(cases, interpreter)
+                    position = workers.index(worker)
+                    worker = workers[position] = _Worker(cases, interpreter)
                 if waiting:
                     worker.give(waiting.pop(), timeout)
     finally:

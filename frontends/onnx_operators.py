@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
-
 from gensyn_tvm.frontends import blocks, onnx_index, onnx_quantised, onnx_resize, onnx_windows
 from gensyn_tvm.frontends import onnx_converters as c
-from gensyn_tvm.frontends.emit import dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.frontends.emit import dtype_of, nn, op
 from gensyn_tvm.frontends.onnx_attention import ATTENTION
 from gensyn_tvm.frontends.onnx_control import CONTROL
 from gensyn_tvm.frontends.onnx_converters import Converter
 from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
+from gensyn_tvm.frontends.onnx_movement import MOVEMENT
 from gensyn_tvm.frontends.onnx_norms import NORMS
 from gensyn_tvm.frontends.onnx_recurrent import RECURRENT
+from gensyn_tvm.frontends.onnx_reductions import REDUCTIONS
 from gensyn_tvm.frontends.onnx_sequences import SEQUENCES
+from gensyn_tvm.frontends.onnx_signal import SIGNAL
 from gensyn_tvm.frontends.onnx_training_ops import TRAINING_OPS
 
 CONVERTERS: dict[str, Converter] = {
@@ -25,6 +26,9 @@ CONVERTERS: dict[str, Converter] = {
     **RECURRENT,
     **TRAINING_OPS,
     **CONTROL,
+    **MOVEMENT,
+    **REDUCTIONS,
+    **SIGNAL,
     **SEQUENCES,
     # elementwise
     "Add": c.convert_binary(op.add),
@@ -48,7 +52,9 @@ CONVERTERS: dict[str, Converter] = {
     "Where": lambda e, x, a: e(op.where(x[0], x[1], x[2])),
     "Abs": c.convert_unary(op.abs),
     "Neg": c.convert_unary(op.negative),
-    "Sign": c.convert_unary(op.sign),
+    "Sign": c.convert_sign,
+    "IsInf": c.convert_is_inf,
+    "Shrink": c.convert_shrink,
     "Floor": c.convert_unary(op.floor),
     "Ceil": c.convert_unary(op.ceil),
     "Round": c.convert_unary(op.round),
@@ -82,44 +88,14 @@ CONVERTERS: dict[str, Converter] = {
     "Cast": c.convert_cast,
     "CastLike": lambda e, x, a: e.cast(x[0], dtype_of(x[1])),
     "Identity": lambda e, x, a: [x[0]],
-    # reductions
-    "ReduceSum": c.convert_reduce(op.sum),
-    "ReduceMean": c.convert_reduce(op.mean),
-    "ReduceProd": c.convert_reduce(op.prod),
-    "ReduceMax": c.convert_reduce(op.max),
-    "ReduceMin": c.convert_reduce(op.min),
-    "ReduceL1": c.convert_reduce(op.sum, before=lambda e, x: e(op.abs(x))),
-    "ReduceL2": c.convert_reduce(op.sum, before=lambda e, x: e.mul(x, x), after=op.sqrt),
-    "ReduceSumSquare": c.convert_reduce(op.sum, before=lambda e, x: e.mul(x, x)),
-    "ReduceLogSum": c.convert_reduce(op.sum, after=op.log),
-    "ArgMax": c.convert_search(op.argmax),
-    "ArgMin": c.convert_search(op.argmin),
-    "Softmax": c.convert_softmax(nn.softmax),
-    "LogSoftmax": c.convert_softmax(nn.log_softmax),
     # linear algebra, convolution, pooling
     **onnx_windows.CONVERTERS,
     **onnx_quantised.CONVERTERS,
     **onnx_resize.CONVERTERS,
     # dropout
     "Dropout": c.convert_dropout,
-    # data movement and sources
-    "Reshape": c.convert_reshape,
-    "Flatten": c.convert_flatten,
-    "Transpose": c.convert_transpose,
-    "Squeeze": c.convert_squeeze,
-    "Unsqueeze": c.convert_unsqueeze,
-    "Concat": lambda e, x, a: e.concat(x, c.convert_axis(a["axis"], rank_of(x[0]))),
-    "Split": c.convert_split,
-    "Slice": c.convert_slice,
+    # indexing
     **onnx_index.CONVERTERS,
-    "Pad": c.convert_pad,
-    "Expand": c.convert_expand,
-    "Tile": c.convert_tile,
-    "DepthToSpace": c.convert_depth_to_space,
-    "Constant": c.convert_constant,
-    "ConstantOfShape": c.convert_constant_of_shape,
-    "Shape": c.convert_shape,
-    "Size": lambda e, x, a: number(math.prod(shape_of(x[0])), "int64"),
 }
 
 # Inputs that have to be constants: an initializer there is no parameter.

@@ -321,7 +321,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any], type[GensynError], str
     "trainable": (_one("Relu"), {"trainable": ["w"]}, ImportModelError, r"trainable names what cannot train\n  found: w"),
     "computed shape": (
         lambda: build([node("Reshape", ["x", "s"], ["y"], name="here")], {"x": (4,), "s": np.array([2, 2])}, ["y"]),
-        *({}, ValuesNeededError, r"(?s)'Reshape' needs the shape at import\n  in: here\n.*the inputs s\n.*values=\{'s': …\}"),
+        *({}, ValuesNeededError, r"(?s)'Reshape' needs shape at import\n  in: here\n.*the inputs s\n.*values=\{'s': …\}"),
     ),
     "exponent": (
         _one("Pow", "p", arrays={"p": np.float32(1.5)[None]}),
