@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import FLOATS
-from gensyn_tvm.frontends import blocks
-from gensyn_tvm.frontends.emit import Emitter, Expr, constant_of, dtype_of, nn, number, op, rank_of, shape_of
-from gensyn_tvm.frontends.onnx_reader import element_type
+from gensyn_tvm.frontends.emit import Emitter, Expr, constant_of, dtype_of, nn, number, op, shape_of
 from gensyn_tvm.training import ops as gensyn
 
 Inputs = Sequence[Any]
@@ -99,16 +97,6 @@ def convert_clip(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     return e.clip(x[0], a.get("min", low), a.get("max", high))
 
 
-def convert_pow(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    exponent = known(e, x[1], "the exponent")
-    if exponent.size != 1:
-        raise e.refuse(f"an exponent of shape {exponent.shape}", expected="one number")
-    if dtype_of(x[0]) not in FLOATS:
-        raise e.refuse(f"a base of {dtype_of(x[0])}", expected="float32 or float64")
-    y = blocks.power(e, x[0], exponent.item())
-    return e.reshape(y, [1] * (exponent.ndim - rank_of(y)) + shape_of(y)) if exponent.ndim > rank_of(y) else y
-
-
 def convert_prelu(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     return e.where(e(op.greater(x[0], number(0, dtype_of(x[0])))), x[0], e.mul(x[0], x[1]))
 
@@ -147,14 +135,6 @@ def convert_sign(e: Emitter, x: Inputs, a: Attributes) -> Expr:
         return e(op.sign(x[0]))
     negative = 0 if dtype.startswith("u") else e.where(e(op.less(x[0], number(0, dtype))), number(-1, dtype), number(0, dtype))
     return e.where(e(op.greater(x[0], number(0, dtype))), number(1, dtype), negative)
-
-
-def convert_div(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    return e.div(x[0], x[1])
-
-
-def convert_cast(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    return e.cast(x[0], element_type(a["to"], e.place))
 
 
 # ---- dropout --------------------------------------------------------------------------------------------------------

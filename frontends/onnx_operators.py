@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gensyn_tvm.frontends import blocks, onnx_index, onnx_quantised, onnx_resize, onnx_windows
 from gensyn_tvm.frontends import onnx_converters as c
-from gensyn_tvm.frontends.emit import dtype_of, nn, op
+from gensyn_tvm.frontends.emit import nn, op
 from gensyn_tvm.frontends.onnx_attention import ATTENTION
 from gensyn_tvm.frontends.onnx_control import CONTROL
 from gensyn_tvm.frontends.onnx_converters import Converter
@@ -12,6 +12,7 @@ from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
 from gensyn_tvm.frontends.onnx_movement import MOVEMENT
 from gensyn_tvm.frontends.onnx_norms import NORMS
+from gensyn_tvm.frontends.onnx_numbers import NUMBERS
 from gensyn_tvm.frontends.onnx_recurrent import RECURRENT
 from gensyn_tvm.frontends.onnx_reductions import REDUCTIONS
 from gensyn_tvm.frontends.onnx_sequences import SEQUENCES
@@ -27,6 +28,7 @@ CONVERTERS: dict[str, Converter] = {
     **TRAINING_OPS,
     **CONTROL,
     **MOVEMENT,
+    **NUMBERS,
     **REDUCTIONS,
     **SIGNAL,
     **SEQUENCES,
@@ -34,8 +36,6 @@ CONVERTERS: dict[str, Converter] = {
     "Add": c.convert_binary(op.add),
     "Sub": c.convert_binary(op.subtract),
     "Mul": c.convert_binary(op.multiply),
-    "Div": c.convert_div,
-    "Pow": c.convert_pow,
     "Max": c.convert_chain(op.maximum),
     "Min": c.convert_chain(op.minimum),
     "Sum": c.convert_chain(op.add),
@@ -85,8 +85,6 @@ CONVERTERS: dict[str, Converter] = {
     "HardSigmoid": c.convert_hard_sigmoid,
     "HardSwish": lambda e, x, a: e.mul(x[0], blocks.hard_sigmoid(e, x[0])),
     "Clip": c.convert_clip,
-    "Cast": c.convert_cast,
-    "CastLike": lambda e, x, a: e.cast(x[0], dtype_of(x[1])),
     "Identity": lambda e, x, a: [x[0]],
     # linear algebra, convolution, pooling
     **onnx_windows.CONVERTERS,
