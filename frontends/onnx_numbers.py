@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gensyn_tvm.canonical.types import FLOATS, INTEGERS, NARROW_FLOATS
+from gensyn_tvm.canonical.types import FLOATS, INTEGERS, NARROW_FLOATS, NARROW_INTEGERS
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant_of, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs
@@ -36,6 +36,8 @@ def cast_as(e: Emitter, x: Expr, dtype: str, a: Attributes) -> Expr:
         if a.get("round_mode", "up") != "up":
             raise e.refuse(f"round_mode {a['round_mode']}", expected="up or nearest")
         x = _power_of_two(e, x, saturate=saturate)
+    if dtype in NARROW_INTEGERS and dtype_of(x) in (*FLOATS, *NARROW_FLOATS):
+        x = e.cast(x, "int32")  # of which the lowest bits stay
     if not saturate:
         return e.cast(x, dtype)
     if dtype_of(x) not in (*FLOATS, *NARROW_FLOATS):

@@ -7,6 +7,7 @@ types, or raises ``InvalidProgramError``. The registry is a literal: importing m
 from __future__ import annotations
 
 from gensyn_tvm.canonical import index_rules
+from gensyn_tvm.canonical import number_rules as n
 from gensyn_tvm.canonical import tensor_rules as t
 from gensyn_tvm.canonical import window_rules as w
 from gensyn_tvm.canonical.elementary_rules import ELEMENTARY_RULES
@@ -100,12 +101,12 @@ def _validate_extents(o: Output, types: list[TensorType]) -> None:
 
 
 NUMBERS = FLOATS + INTEGERS
-ARITHMETIC = (*FLOATS, "int32", "int64", "uint32")
+ARITHMETIC = NUMBERS
 
 RULES: dict[str, Rule] = {
     # elementwise, one input
-    "neg": t.unary((*FLOATS, "int32", "int64")),
-    "abs": t.unary((*FLOATS, "int32", "int64")),
+    "neg": t.unary(NUMBERS),
+    "abs": t.unary(NUMBERS),
     "sqrt": t.unary(FLOATS),
     "floor": t.unary(FLOATS),
     "ceil": t.unary(FLOATS),
@@ -118,7 +119,7 @@ RULES: dict[str, Rule] = {
     "add": t.binary(ARITHMETIC),
     "sub": t.binary(ARITHMETIC),
     "mul": t.binary(ARITHMETIC),
-    "div": t.binary(FLOATS),
+    "div": t.binary(NUMBERS),
     "maximum": t.binary(NUMBERS),
     "minimum": t.binary(NUMBERS),
     "equal": t.binary(NATIVE, "bool"),
@@ -131,6 +132,7 @@ RULES: dict[str, Rule] = {
     "logical_or": t.binary(("bool",)),
     "where": t.where,
     "cast": t.cast,
+    **n.RULES,
     # reductions
     "sum": t.reduction(ARITHMETIC, empty=True),
     "prod": t.reduction(ARITHMETIC, empty=True),
@@ -160,6 +162,7 @@ _REDUCE = {"axes", "keepdims"}
 #: The attributes that a node of each operator has, no more and no fewer.
 ATTRIBUTES: dict[str, set[str]] = {name: set() for name in RULES} | {
     "cast": {"dtype"},
+    **n.ATTRIBUTES,
     "sum": _REDUCE,
     "prod": _REDUCE,
     "reduce_max": _REDUCE,

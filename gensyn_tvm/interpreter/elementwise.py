@@ -29,11 +29,6 @@ def correctly_rounded(name: str) -> Operator:
     return simple(elementary.FUNCTIONS[name])
 
 
-def cast(attrs: Attrs, out: TensorType, x: Array) -> Array:
-    """Conversion to the dtype of the result."""
-    return scalar.convert(x, out.dtype)
-
-
 def _integral(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """A rounding to integral values whose zeros have the sign of x."""
 

@@ -6,7 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gensyn_tvm.interpreter import elementary, elementwise, indexing, movement, pooling, power, products, reductions, scalar
+from gensyn_tvm.interpreter import (
+    elementary,
+    elementwise,
+    indexing,
+    movement,
+    numbers,
+    pooling,
+    power,
+    products,
+    reductions,
+    scalar,
+)
 from gensyn_tvm.interpreter.elementwise import correctly_rounded, simple
 
 #: name -> function(attributes, type of the output, *input arrays) -> output array
@@ -26,7 +37,7 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "add": simple(np.add),
     "sub": simple(np.subtract),
     "mul": simple(np.multiply),
-    "div": simple(np.divide),
+    "div": simple(numbers.divide),
     "maximum": simple(scalar.maximum),
     "minimum": simple(scalar.minimum),
     "equal": simple(np.equal),
@@ -39,7 +50,16 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "logical_and": simple(np.logical_and),
     "logical_or": simple(np.logical_or),
     "where": simple(np.where),
-    "cast": elementwise.cast,
+    "cast": numbers.cast,
+    "cast_saturating": numbers.cast_saturating,
+    "bitcast": numbers.bitcast,
+    "rem": simple(numbers.remainder),
+    "bit_and": simple(np.bitwise_and),
+    "bit_or": simple(np.bitwise_or),
+    "bit_xor": simple(np.bitwise_xor),
+    "bit_not": simple(np.invert),
+    "shift_left": simple(numbers.shift_left),
+    "shift_right": simple(numbers.shift_right),
     # reductions
     "sum": reductions.reduce_sum,
     "prod": reductions.reduce_prod,

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from gensyn_tvm.canonical.types import NARROW_FLOATS
 from gensyn_tvm.errors import EnvironmentChangedError, describe
+from gensyn_tvm.interpreter import narrow
 
 Array = np.ndarray
 
@@ -56,6 +58,8 @@ def bits_of(x: Array) -> Array:
 
 def canonical_nan(x: Array) -> Array:
     """x with every NaN replaced by the quiet NaN without payload; arrays that are not floats are returned as they are."""
+    if x.dtype.name in NARROW_FLOATS:
+        return narrow.canonical_nan(x)
     if not is_float(x):
         return x
     nan = np.array(_CANONICAL_NAN[x.dtype.name], _UINT[x.dtype.name]).view(x.dtype)

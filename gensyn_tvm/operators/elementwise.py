@@ -8,7 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators import exact
+from gensyn_tvm.operators import exact, numbers
 from gensyn_tvm.operators.nest import i64, kernel, load
 
 Expr = Any
@@ -37,6 +37,11 @@ def sub(a: Expr, b: Expr) -> Expr:
 def mul(a: Expr, b: Expr) -> Expr:
     """Float or wrapping integer product."""
     return exact.mul(a, b) if is_float(a) else exact.wrap_mul(a, b)
+
+
+def div(a: Expr, b: Expr) -> Expr:
+    """Float quotient, or integer quotient truncated toward zero."""
+    return exact.div(a, b) if is_float(a) else exact.int_div(a, b)
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
@@ -105,7 +110,8 @@ SCALAR: dict[str, Callable[..., Expr]] = {
     "add": add,
     "sub": sub,
     "mul": mul,
-    "div": exact.div,
+    "div": div,
+    **numbers.SCALAR,
     "maximum": maximum,
     "minimum": minimum,
     "equal": equal,
@@ -139,23 +145,3 @@ def elementwise(op: str) -> Callable[[str, Sequence[TensorType], TensorType, Att
         return k.result()
 
     return build
-
-
-def cast(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
-    """Conversion as docs/numerics.md defines it."""
-    (source,) = inputs
-    with kernel(name, inputs, output) as k:
-
-        def value(index: Sequence[Expr]) -> Expr:
-            x = load(k.inputs[0], index)
-            return x if source.dtype == output.dtype else exact.convert(x, output.dtype)
-
-        k.stage("map", k.output, output.shape, value)
-    return k.result()
-
-
-def canonical_nan(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
-    """Every NaN becomes the quiet NaN without payload: applied to each float output of a program."""
-    with kernel(name, inputs, output) as k:
-        k.stage("map", k.output, output.shape, lambda index: exact.canonical_nan(load(k.inputs[0], index)))
-    return k.result()

@@ -15,6 +15,8 @@ from typing import Any
 from tvm import tirx
 from tvm.ir import register_op_attr
 
+from gensyn_tvm.canonical.types import NARROW, NARROW_FLOATS
+
 Expr = Any
 
 PREFIX = "tirx.exact_"
@@ -38,10 +40,19 @@ ELEMENTARY = (
 )
 #: Functions of two floats of one dtype, or of two integers; bodies are there too.
 ELEMENTARY_BINARY = ("pow",)
+#: Bit patterns of narrow dtypes to numbers and back (``saturate``: what is too large becomes the largest number); bodies are
+#: in ``gensyn_tvm.operators.narrow``.
+NARROW_ROWS = (
+    *(f"decode_{dtype}" for dtype in NARROW),
+    *(f"encode_{dtype}" for dtype in NARROW),
+    *(f"saturate_{dtype}" for dtype in NARROW_FLOATS),
+)
+#: Integer division and remainder, shifts by any count.
+INTEGER = ("int_div", "int_rem", "shift_left", "shift_right")
 #: fma; bit-pattern constant and reinterpretation; conversions; wrapping integer arithmetic; NaN canonicalisation.
-OTHER = ("fma", "bits", "convert", "canonical_nan", "wrap_add", "wrap_sub", "wrap_mul")
+OTHER = ("fma", "bits", "convert", "narrow_to_odd", "canonical_nan", "wrap_add", "wrap_sub", "wrap_mul")
 
-NAMES = BINARY + COMPARE + UNARY + ELEMENTARY + ELEMENTARY_BINARY + OTHER
+NAMES = BINARY + COMPARE + UNARY + ELEMENTARY + ELEMENTARY_BINARY + NARROW_ROWS + INTEGER + OTHER
 
 _CALL_EFFECT_PURE = 1
 
@@ -103,6 +114,10 @@ canonical_nan = _same_dtype("canonical_nan")
 wrap_add = _same_dtype("wrap_add")
 wrap_sub = _same_dtype("wrap_sub")
 wrap_mul = _same_dtype("wrap_mul")
+int_div = _same_dtype("int_div")
+int_rem = _same_dtype("int_rem")
+shift_left = _same_dtype("shift_left")
+shift_right = _same_dtype("shift_right")
 
 
 def _comparison(name: str) -> Callable[[Expr, Expr], Expr]:
@@ -182,3 +197,18 @@ def const(value: float, dtype: str = "float32") -> Expr:
 def convert(x: Expr, element: str) -> Expr:
     """Conversion to another element dtype as docs/numerics.md defines ``cast``."""
     return call("convert", with_lanes(element, lanes_of(dtype_of(x))), x)
+
+
+def narrow_to_odd(x: Expr) -> Expr:
+    """A float64 as a float32 rounded to odd: truncated toward zero, last bit 1 if anything was cut off.
+
+    Rounding that to a float of at most 22 significant bits is as if the float64 had been rounded once.
+    """
+    return call("narrow_to_odd", with_lanes("float32", lanes_of(dtype_of(x))), x)
+
+
+def int_const(value: int, dtype: str) -> Expr:
+    """An integer constant; TIR's immediates are signed, so the upper half of uint64 is reinterpreted."""
+    if dtype == "uint64" and value >= 2**63:
+        return tirx.reinterpret("uint64", tirx.IntImm("int64", value - 2**64))
+    return tirx.IntImm(dtype, value)

@@ -109,7 +109,7 @@ def immediate(element: Any, dtype: str) -> Expr:
         return exact.from_bits(dtype, int(np.float32(element).view(np.uint32)))
     if dtype == "float64":
         return exact.from_bits(dtype, int(np.float64(element).view(np.uint64)))
-    return tirx.IntImm(dtype, int(element))
+    return exact.int_const(int(element), dtype)
 
 
 def uniform_constant(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:

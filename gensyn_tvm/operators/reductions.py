@@ -211,14 +211,14 @@ def lowest(dtype: str) -> Expr:
     """The identity of ``maximum``."""
     if dtype.startswith("float"):
         return exact.const(-math.inf, dtype)
-    return tirx.IntImm(dtype, _range(dtype)[0])
+    return exact.int_const(_range(dtype)[0], dtype)
 
 
 def highest(dtype: str) -> Expr:
     """The identity of ``minimum``."""
     if dtype.startswith("float"):
         return exact.const(math.inf, dtype)
-    return tirx.IntImm(dtype, _range(dtype)[1])
+    return exact.int_const(_range(dtype)[1], dtype)
 
 
 def _range(dtype: str) -> tuple[int, int]:

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators import elementwise, gather, movement, pooling, products, reductions, scatter
+from gensyn_tvm.operators import elementwise, gather, movement, numbers, pooling, products, reductions, scatter
 
 #: (name of the PrimFunc, input types, output type, attributes) -> PrimFunc
 Variant = Callable[[str, Sequence[TensorType], TensorType, Mapping[str, Any]], Any]
 
 VARIANTS: dict[str, Variant] = {
     **{op: elementwise.elementwise(op) for op in elementwise.SCALAR},
-    "cast": elementwise.cast,
-    "canonical_nan": elementwise.canonical_nan,
+    "cast": numbers.conversion(saturate=False),
+    "cast_saturating": numbers.conversion(saturate=True),
+    "bitcast": numbers.bitcast,
+    "canonical_nan": numbers.canonical_nan,
     "sum": reductions.lane_reduction(reductions.SUM),
     "prod": reductions.lane_reduction(reductions.PROD),
     "reduce_max": reductions.extremum(largest=True),

@@ -6,6 +6,9 @@ After vectorisation and all of TVM's simplifications an operator such as ``exact
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from tvm import tirx
@@ -13,6 +16,9 @@ from tvm import tirx
 from gensyn_tvm.operators import exact
 
 Expr = Any
+
+#: Whether the target that is being lowered has fused multiply-add instructions; set by ``lowering_for``.
+_HAS_FMA: ContextVar[bool] = ContextVar("has_fma")
 
 #: A type of the same width for each element type.
 _OTHER_TYPE = {
@@ -27,6 +33,21 @@ _OTHER_TYPE = {
     "uint32": "int32",
     "uint64": "int64",
 }
+
+
+@contextmanager
+def lowering_for(*, has_fma: bool) -> Iterator[None]:
+    """Declare the features of the target while TVM lowers for it."""
+    token = _HAS_FMA.set(has_fma)
+    try:
+        yield
+    finally:
+        _HAS_FMA.reset(token)
+
+
+def has_fma() -> bool:
+    """Whether the target that is being lowered has fused multiply-add instructions."""
+    return _HAS_FMA.get()
 
 
 class Body:
@@ -73,7 +94,7 @@ class Body:
 
     def int_const(self, value: int, element: str) -> Expr:
         """An integer constant in all lanes."""
-        return self._spread(tirx.IntImm(element, value))
+        return self._spread(exact.int_const(value, element))
 
     def dtype(self, element: str) -> str:
         """dtype of ``element`` in all lanes."""
@@ -117,3 +138,14 @@ class Body:
 
     def _spread(self, scalar: Expr) -> Expr:
         return scalar if self.lanes == 1 else tirx.Broadcast(scalar, self.lanes)
+
+
+def call_body(call: Any) -> tuple[Body, str, list[Expr]]:
+    """A body for the call's lanes, the element dtype of its first argument, and its arguments bound to names.
+
+    Booleans are not bound, because TVM's analyzer fails on vectors of them; no row uses one twice.
+    """
+    dtype = exact.dtype_of(call.args[0])
+    body = Body(exact.lanes_of(dtype), has_fma=has_fma())
+    element = exact.element_of(dtype)
+    return body, element, list(call.args) if element == "bool" else [body.argument(a) for a in call.args]

@@ -7,23 +7,22 @@ hard-wires ``AllowFPOpFusion = Fast``, which would contract a * b + c.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx import register_intrin_lowering
 
-from gensyn_tvm.operators import exact
+from gensyn_tvm.operators import exact, narrow
 from gensyn_tvm.operators.elementary import BINARY_BODIES, BODIES
-from gensyn_tvm.targets.body import Body
+from gensyn_tvm.targets.body import Body, call_body, has_fma, lowering_for
+from gensyn_tvm.targets.integers import INT_BITS
+from gensyn_tvm.targets.integers import LOWERINGS as INTEGER_LOWERINGS
 
 Expr = Any
 Lowering = Callable[[Any], Expr]
 
-#: Whether the target that is being lowered has fused multiply-add instructions; set by ``lowering_for``.
-_HAS_FMA: ContextVar[bool] = ContextVar("has_fma")
+__all__ = ["LOWERINGS", "lowering_for"]
 
 _PRIORITY = 99
 _INT = {"float32": "int32", "float64": "int64"}
@@ -32,33 +31,6 @@ _INTEGRAL_FROM = {"float32": 2.0**23, "float64": 2.0**52}
 _MAGNITUDE = {"float32": 0x7FFFFFFF, "float64": 0x7FFFFFFFFFFFFFFF}
 _INFINITY = {"float32": 0x7F800000, "float64": 0x7FF0000000000000}
 _QUIET_NAN = {"float32": 0x7FC00000, "float64": 0x7FF8000000000000}
-_INT_BITS = {"int8": 8, "uint8": 8, "int32": 32, "uint32": 32, "int64": 64}
-
-
-@contextmanager
-def lowering_for(*, has_fma: bool) -> Iterator[None]:
-    """Declare the features of the target while TVM lowers for it."""
-    token = _HAS_FMA.set(has_fma)
-    try:
-        yield
-    finally:
-        _HAS_FMA.reset(token)
-
-
-def has_fma() -> bool:
-    """Whether the target that is being lowered has fused multiply-add instructions."""
-    return _HAS_FMA.get()
-
-
-def _body(call: Any) -> tuple[Body, str, list[Expr]]:
-    """A body for the call's lanes, the element dtype of its first argument, and its arguments bound to names.
-
-    Booleans are not bound, because TVM's analyzer fails on vectors of them; no row uses one twice.
-    """
-    dtype = exact.dtype_of(call.args[0])
-    body = Body(exact.lanes_of(dtype), has_fma=_HAS_FMA.get())
-    element = exact.element_of(dtype)
-    return body, element, list(call.args) if element == "bool" else [body.argument(a) for a in call.args]
 
 
 def _fence(expr: Expr) -> Expr:
@@ -84,7 +56,7 @@ def _signed_mask(body: Body, element: str) -> Expr:
 
 
 def _neg(call: Any) -> Expr:
-    body, element, (x,) = _body(call)
+    body, element, (x,) = call_body(call)
     flipped = tirx.bitwise_xor(body.reinterpret(_INT[element], x), _signed_mask(body, element))
     return body.finish(body.reinterpret(element, flipped))
 
@@ -95,7 +67,7 @@ def _magnitude(body: Body, element: str, x: Expr) -> Expr:
 
 
 def _abs(call: Any) -> Expr:
-    body, element, (x,) = _body(call)
+    body, element, (x,) = call_body(call)
     return body.finish(_magnitude(body, element, x))
 
 
@@ -103,7 +75,7 @@ def _extremum(*, largest: bool) -> Lowering:
     """maximum and minimum by compare and select: a NaN wins, and of two zeros +0 (maximum) or -0 (minimum)."""
 
     def lower(call: Any) -> Expr:
-        body, element, (x, y) = _body(call)
+        body, element, (x, y) = call_body(call)
         bx, by = body.reinterpret(_INT[element], x), body.reinterpret(_INT[element], y)
         zeros = body.reinterpret(element, tirx.bitwise_and(bx, by) if largest else tirx.bitwise_or(bx, by))
         nan = body.bits_const(element, _QUIET_NAN[element])
@@ -121,7 +93,7 @@ def _rounded(body: Body, element: str, x: Expr) -> Expr:
 
 def _to_integral(kind: str) -> Lowering:
     def lower(call: Any) -> Expr:
-        body, element, (x,) = _body(call)
+        body, element, (x,) = call_body(call)
         sign = body.let(tirx.bitwise_and(body.reinterpret(_INT[element], x), _signed_mask(body, element)))
 
         def signed(value: Expr) -> Expr:
@@ -141,7 +113,7 @@ def _to_integral(kind: str) -> Lowering:
 
 def _canonical_nan(call: Any) -> Expr:
     """On integers: to LLVM all NaNs are alike, so it may drop a float selection of one NaN over another."""
-    body, element, (x,) = _body(call)
+    body, element, (x,) = call_body(call)
     integer = _INT[element]
     bits = body.let(body.reinterpret(integer, x))
     magnitude = tirx.bitwise_and(bits, body.int_const(_MAGNITUDE[element], integer))
@@ -151,21 +123,21 @@ def _canonical_nan(call: Any) -> Expr:
 
 def _convert(call: Any) -> Expr:
     """``cast`` of docs/numerics.md."""
-    body, source, (x,) = _body(call)
+    body, source, (x,) = call_body(call)
     target = exact.element_of(exact.dtype_of(call))
     if target == "bool":
         zero = body.const(0.0, source) if source in _INT else body.int_const(0, source)
         return body.finish(exact.ne(x, zero) if source in _INT else tirx.NE(x, zero))
-    if source in _INT and target in _INT_BITS:
+    if source in _INT and target in INT_BITS:
         return body.finish(_float_to_int(body, source, target, x))
-    if source == "uint32" and target in _INT:
+    if source in ("uint8", "uint16", "uint32") and target in _INT:
         x = tirx.Cast(body.dtype("int64"), x)
     return body.finish(tirx.Cast(body.dtype(target), x))
 
 
 def _float_to_int(body: Body, source: str, target: str, x: Expr) -> Expr:
     """Truncation that saturates; NaN gives 0. Out-of-range values never reach the conversion instruction."""
-    bits = _INT_BITS[target]
+    bits = INT_BITS[target]
     low, limit = (0, 2**bits) if target.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
     too_large = exact.ge(x, body.const(float(limit), source))
     # The truncation of anything above low - 1 is at least low; low - 1 itself is a float only for the narrow types.
@@ -180,60 +152,33 @@ def _float_to_int(body: Body, source: str, target: str, x: Expr) -> Expr:
     return exact.select(too_large, high, exact.select(too_small, body.int_const(low, target), converted))
 
 
-# ---- wrapping integers ----------------------------------------------------------------------------------------------
-# TVM marks integer arithmetic of 32 bits and more as never overflowing, so it is done where it cannot overflow.
+# ---- narrow dtypes and elementary functions ------------------------------------------------------------------------
 
 
-def _wrap_narrow(operation: Callable[[Expr, Expr], Expr], dtype: str, body: Body, a: Expr, b: Expr) -> Expr:
-    wide = body.dtype("int64")
-    if dtype == "uint32":  # products of two 32-bit unsigned integers need all 64 bits
-        wide = body.dtype("uint64")
-        if operation is tirx.Sub:  # the complement of b and 1 on top: nothing that TVM could cancel, leaving 2^32 as a uint32
-            inverse = tirx.bitwise_xor(tirx.Cast(wide, b), body.int_const(2**32 - 1, "uint64"))
-            return tirx.Cast(body.dtype(dtype), tirx.Add(tirx.Add(tirx.Cast(wide, a), inverse), body.int_const(1, "uint64")))
-    return tirx.Cast(body.dtype(dtype), operation(tirx.Cast(wide, a), tirx.Cast(wide, b)))
+def _narrow_to_odd(call: Any) -> Expr:
+    """The nearest float32, moved one step toward zero if it lies farther out than x, with the last bit set if inexact."""
+    body, _, (x,) = call_body(call)
+    nearest = body.let(tirx.Cast(body.dtype("float32"), x))
+    back = body.let(tirx.Cast(body.dtype("float64"), nearest))
+    bits = body.let(body.reinterpret("uint32", nearest))
+    outside = exact.gt(body.let(_magnitude(body, "float64", back)), body.let(_magnitude(body, "float64", x)))
+    toward_zero = body.let(exact.select(outside, tirx.Sub(bits, body.int_const(1, "uint32")), bits))
+    odd = tirx.bitwise_or(toward_zero, body.int_const(1, "uint32"))
+    inexact = tirx.Or(exact.lt(back, x), exact.gt(back, x))
+    return body.finish(body.reinterpret("float32", body.let(exact.select(inexact, odd, bits))))
 
 
-def _add64(body: Body, a: Expr, b: Expr) -> Expr:
-    """a + b modulo 2^64 from halves, for uint64 values bound to names."""
-    mask, half = body.int_const(2**32 - 1, "uint64"), body.int_const(32, "uint64")
-    low = body.let(tirx.Add(tirx.bitwise_and(a, mask), tirx.bitwise_and(b, mask)))
-    high = tirx.Add(tirx.Add(tirx.shift_right(a, half), tirx.shift_right(b, half)), tirx.shift_right(low, half))
-    return body.let(tirx.bitwise_or(tirx.shift_left(high, half), tirx.bitwise_and(low, mask)))
-
-
-def _mul64(body: Body, a: Expr, b: Expr) -> Expr:
-    mask, half = body.int_const(2**32 - 1, "uint64"), body.int_const(32, "uint64")
-    al, ah = body.let(tirx.bitwise_and(a, mask)), body.let(tirx.shift_right(a, half))
-    bl, bh = body.let(tirx.bitwise_and(b, mask)), body.let(tirx.shift_right(b, half))
-    cross = tirx.Add(tirx.bitwise_and(tirx.Mul(al, bh), mask), tirx.bitwise_and(tirx.Mul(ah, bl), mask))
-    shifted = body.let(tirx.shift_left(tirx.bitwise_and(cross, mask), half))
-    return _add64(body, body.let(tirx.Mul(al, bl)), shifted)
-
-
-def _wrap(name: str) -> Lowering:
-    operation = {"add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul}[name]
-
+def _narrow(name: str) -> Lowering:
     def lower(call: Any) -> Expr:
-        body, dtype, (a, b) = _body(call)
-        if dtype != "int64":
-            return body.finish(_wrap_narrow(operation, dtype, body, a, b))
-        ua, ub = (body.let(tirx.reinterpret(body.dtype("uint64"), v)) for v in (a, b))
-        if name == "mul":
-            result = _mul64(body, ua, ub)
-        elif name == "add":
-            result = _add64(body, ua, ub)
-        else:
-            inverse = body.let(tirx.bitwise_xor(ub, tirx.reinterpret(body.dtype("uint64"), body.int_const(-1, "int64"))))
-            result = _add64(body, _add64(body, ua, inverse), body.int_const(1, "uint64"))
-        return body.finish(tirx.reinterpret(body.dtype("int64"), result))
+        body, _, (x,) = call_body(call)
+        return body.finish(narrow.BODIES[name](body, x))
 
     return lower
 
 
 def _elementary(name: str) -> Lowering:
     def lower(call: Any) -> Expr:
-        body, _, (x,) = _body(call)
+        body, _, (x,) = call_body(call)
         return body.finish(BODIES[name](body, x))
 
     return lower
@@ -241,7 +186,7 @@ def _elementary(name: str) -> Lowering:
 
 def _elementary_binary(name: str) -> Lowering:
     def lower(call: Any) -> Expr:
-        body, _, (x, y) = _body(call)
+        body, _, (x, y) = call_body(call)
         return body.finish(BINARY_BODIES[name](body, x, y))
 
     return lower
@@ -253,9 +198,9 @@ def _elementary_binary(name: str) -> Lowering:
 def _llvm_fma(call: Any) -> Expr:
     """One rounding. Without fma instructions float32 goes through binary64, rounded to odd; float64 calls libm's fma."""
     dtype = exact.dtype_of(call)
-    if _HAS_FMA.get() or exact.element_of(dtype) == "float64":
+    if has_fma() or exact.element_of(dtype) == "float64":
         return tirx.call_llvm_pure_intrin(dtype, "llvm.fma", *call.args)
-    body, _, (a, b, c) = _body(call)
+    body, _, (a, b, c) = call_body(call)
     wide_c = body.let(exact.convert(c, "float64"))
     product = body.let(exact.mul(exact.convert(a, "float64"), exact.convert(b, "float64")))
     total = body.let(exact.add(product, wide_c))
@@ -304,9 +249,9 @@ _COMMON: dict[str, Lowering] = {
     "ne": _plain(tirx.NE),
     "lt": _plain(tirx.LT),
     "le": _plain(tirx.LE),
-    "wrap_add": _wrap("add"),
-    "wrap_sub": _wrap("sub"),
-    "wrap_mul": _wrap("mul"),
+    **INTEGER_LOWERINGS,
+    "narrow_to_odd": _narrow_to_odd,
+    **{name: _narrow(name) for name in exact.NARROW_ROWS},
     **{name: _elementary(name) for name in exact.ELEMENTARY},
     **{name: _elementary_binary(name) for name in exact.ELEMENTARY_BINARY},
 }

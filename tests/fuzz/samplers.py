@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gensyn_tvm.canonical.elementary_rules import ELEMENTARY_BINARY, ELEMENTARY_UNARY
-from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.canonical.number_rules import bits_of
+from gensyn_tvm.canonical.types import DTYPES, NARROW_FLOATS, TensorType
 from gensyn_tvm.canonical.window_rules import conv_output_shape, pool_output_shape
 
 from .draft import DRAWN, MAX_ELEMENTS, MAX_WORK, Draft, Shape, Unsuitable
@@ -39,8 +40,18 @@ def where(d: Draft, op: str) -> Sample:
     return (d.partner(x, "bool"), x, d.partner(x)), {}
 
 
+def cast_saturating(d: Draft, op: str) -> Sample:
+    return (d.value(("float32", "float64", *NARROW_FLOATS)),), {"dtype": d.choice(tuple(NARROW_FLOATS))}
+
+
+def bitcast(d: Draft, op: str) -> Sample:
+    x = d.value()
+    dtypes = [t for t in DTYPES if t != "bool" and bits_of(t) == bits_of(d.types[x].dtype)]
+    return (x,), {"dtype": d.choice(dtypes)}
+
+
 def cast(d: Draft, op: str) -> Sample:
-    return (d.value(),), {"dtype": d.choice(DRAWN)}
+    return (d.value(),), {"dtype": d.choice(DRAWN if d.chance(0.7) else DTYPES)}
 
 
 # ---- reductions -----------------------------------------------------------------------------------------------------
@@ -222,6 +233,10 @@ SAMPLERS: dict[str, Sampler] = {
     **dict.fromkeys(ELEMENTARY_BINARY, binary),
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum", "logical_and", "logical_or"), binary),
     **dict.fromkeys(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"), binary),
+    **dict.fromkeys(("rem", "bit_and", "bit_or", "bit_xor", "shift_left", "shift_right"), binary),
+    "bit_not": unary,
+    "cast_saturating": cast_saturating,
+    "bitcast": bitcast,
     "where": where,
     "cast": cast,
     **dict.fromkeys(("sum", "prod", "reduce_max", "reduce_min"), reduction),

@@ -9,7 +9,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 
-from . import cases_elementary, cases_index, cases_windows
+from . import cases_elementary, cases_index, cases_numbers, cases_windows
 from .case import SPECIAL32, Case
 
 F, D = "float32", "float64"
@@ -174,6 +174,7 @@ FAMILIES: dict[str, list[Case]] = {
     "pools": _pools(),
     "movement": _movement(),
     "large": _large(),
+    **cases_numbers.FAMILIES,
     **cases_windows.FAMILIES,
     **cases_index.FAMILIES,
     **cases_elementary.FAMILIES,

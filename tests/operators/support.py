@@ -10,7 +10,7 @@ import numpy as np
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.compiler import compile
 from gensyn_tvm.runtime.cpu import supported_levels
-from gensyn_tvm.runtime.executable import Executable
+from gensyn_tvm.runtime.executable import Executable, as_array
 
 LEVELS = supported_levels()
 NATIVE = LEVELS[-1] if LEVELS else "c"
@@ -38,7 +38,7 @@ CONFIGURATIONS = (
 
 def executed(executable: Executable, inputs: Mapping[str, np.ndarray], threads: int) -> list[np.ndarray]:
     """The outputs of a run with so many threads."""
-    return [o.numpy() for o in replace(executable, threads=threads).run(inputs, {})]
+    return [as_array(o) for o in replace(executable, threads=threads).run(inputs, {})]
 
 
 def outputs(graph: Graph, inputs: Mapping[str, np.ndarray], configuration: Configuration) -> dict[int, list[np.ndarray]]:
