@@ -23,7 +23,7 @@ MAX_ELEMENTS = 2000
 MAX_WORK = 60_000
 _EXTENTS = (1, 1, 2, 3, 3, 4, 5, 6, 7, 8, 8, 9, 13, 15, 16, 16, 17, 24, 31, 32, 33, 48, 64, 65, 100)
 #: The dtypes that values have, the frequent ones several times.
-DRAWN = ("float32",) * 5 + ("float64",) * 2 + ("int32", "int64") * 2 + ("int8", "uint8", "uint32", "bool")
+DRAWN: tuple[str, ...] = ("float32",) * 5 + ("float64",) * 2 + ("int32", "int64") * 2 + ("int8", "uint8", "uint32", "bool")
 DRAWN += ("int16", "uint16", "uint64", "float16", "bfloat16", "float8_e4m3fn", "int4")
 T = TypeVar("T")
 Shape = tuple[int, ...]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.canonical.types import NARROW, TensorType, from_carrier
 
 SPECIAL32 = np.array(
     [
@@ -74,6 +74,9 @@ def array(t: TensorType, rng: np.random.Generator, *, special: bool) -> np.ndarr
     """Random values over many magnitudes, every seventh replaced by a special one."""
     if t.dtype == "bool":
         return rng.random(t.shape) < 0.5
+    if t.dtype in NARROW:
+        patterns = rng.integers(0, 2 ** NARROW[t.dtype], t.shape).astype(t.carrier)
+        return from_carrier(patterns, t.dtype)
     if t.dtype not in ("float32", "float64"):
         info = np.iinfo(t.dtype)
         values = rng.integers(info.min, info.max, t.shape, dtype=t.dtype, endpoint=True)
