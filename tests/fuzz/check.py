@@ -61,14 +61,13 @@ ORACLE = Way("c", "none")
 
 
 def ways_of(number: int) -> tuple[Way, ...]:
-    """Two ways for the ``number``-th bundle: fast schedules, and another one; every fourth time that is the oracle."""
+    """Two ways for the ``number``-th bundle: fast schedules, and mostly the oracle, which compiles quickly, or another way."""
     fast = [way for way in WAYS if way.style == "fast"]
     if not fast:
         return (ORACLE,)
     first = fast[number % len(fast)]
     others = [way for way in WAYS if way != first]
-    second = others[number // len(fast) % len(others)]
-    return (first, ORACLE if number % 4 == 0 else second)
+    return (first, ORACLE if number % 4 else others[number // 4 % len(others)])
 
 
 @dataclass

@@ -133,6 +133,11 @@ class Draft:
             data = np.full_like(data, data.flat[0])
         return {"dtype": type_.dtype, "shape": type_.shape, "data": base64.b64encode(data.tobytes()).decode()}
 
+    def scalar(self, dtype: str, value: int) -> int:
+        """A scalar constant."""
+        data = np.array(value).astype(TensorType((), dtype).numpy_dtype())
+        return self.emit("constant", dtype=dtype, shape=(), data=base64.b64encode(data.tobytes()).decode())
+
     def value(
         self, dtypes: Sequence[str] = DRAWN, low: int = 0, high: int = 5, fits: Callable[[TensorType], bool] = lambda t: True
     ) -> int:
@@ -232,3 +237,8 @@ def _broadcast(a: Shape, b: Shape) -> bool:
         return math.prod(np.broadcast_shapes(a, b)) <= MAX_ELEMENTS
     except ValueError:
         return False
+
+
+#: Inputs and attributes of an operator.
+Sample = tuple[tuple[int, ...], dict[str, Any]]
+Sampler = Callable[[Draft, str], Sample]

@@ -8,7 +8,6 @@ rule to refuse, and is asked again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from gensyn_tvm.canonical.elementary_rules import ELEMENTARY_BINARY, ELEMENTARY_UNARY
@@ -16,11 +15,7 @@ from gensyn_tvm.canonical.number_rules import bits_of
 from gensyn_tvm.canonical.types import DTYPES, NARROW_FLOATS, TensorType
 from gensyn_tvm.canonical.window_rules import conv_output_shape, pool_output_shape
 
-from .draft import DRAWN, MAX_ELEMENTS, MAX_WORK, Draft, Shape, Unsuitable
-
-Sample = tuple[tuple[int, ...], dict[str, Any]]
-Sampler = Callable[[Draft, str], Sample]
-
+from .draft import DRAWN, MAX_ELEMENTS, MAX_WORK, Draft, Sample, Sampler, Shape, Unsuitable
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
 
