@@ -15,6 +15,7 @@ from gensyn_tvm.canonical.number_rules import bits_of
 from gensyn_tvm.canonical.types import DTYPES, NARROW_FLOATS, TensorType
 from gensyn_tvm.canonical.window_rules import conv_output_shape, pool_output_shape
 
+from . import samplers_index
 from .draft import DRAWN, MAX_ELEMENTS, MAX_WORK, Draft, Sample, Sampler, Shape, Unsuitable
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
@@ -251,6 +252,7 @@ SAMPLERS: dict[str, Sampler] = {
     "concat": concat,
     "slice": slice_,
     "pad": pad,
+    **samplers_index.SAMPLERS,
     "constant": constant,
     "iota": iota,
     "random_bits": random_bits,
@@ -263,4 +265,5 @@ WEIGHTS: dict[str, float] = {
     **dict.fromkeys(ELEMENTARY_UNARY, 5.0 / len(ELEMENTARY_UNARY)),
     **dict.fromkeys(ELEMENTARY_BINARY, 0.3),
     **dict.fromkeys(("constant", "iota", "random_bits"), 0.4),
+    **dict.fromkeys(samplers_index.SAMPLERS, 0.8),
 }
