@@ -209,11 +209,12 @@ def _span(args: argparse.Namespace) -> tuple[int, int]:
 
 
 def _journal(path: Path, args: argparse.Namespace) -> dict[int, Record]:
-    """Bundles that an earlier run of the same numbers has finished."""
+    """Bundles that an earlier run of the same numbers has finished without a finding; the others are examined again."""
     if args.fresh or not path.exists():
         path.write_text("", encoding="utf-8")
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {r["bundle"]: r for r in records if args.first <= r["bundle"] < args.first + args.count}
+    latest = {r["bundle"]: r for r in records if args.first <= r["bundle"] < args.first + args.count}
+    return {b: r for b, r in latest.items() if not r["findings"]}
 
 
 def summary(args: argparse.Namespace, records: list[Record]) -> Record:
