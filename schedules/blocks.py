@@ -16,14 +16,17 @@ _REDUCTION = 2  # tirx.IterVar.CommReduce
 #: Stages that are one expression for each element and move or compute without order.
 INLINABLE = ("map", "move")
 #: Recomputing these for every element of a broadcast costs more than storing them.
-_EXPENSIVE = tuple(exact.PREFIX + name for name in (*exact.ELEMENTARY, *exact.ELEMENTARY_BINARY, "div", "sqrt"))
+_EXPENSIVE = tuple(
+    exact.PREFIX + name for name in (*exact.ELEMENTARY, *exact.ELEMENTARY_BINARY, *exact.NARROW_ROWS, "div", "sqrt")
+)
 #: How much an operator's body grows when TVM's code generator substitutes what it binds: nested bodies multiply, and a few
 #: inside of one another would compile forever.
 _BODY = {
     **dict.fromkeys(exact.ELEMENTARY, 8),
     **dict.fromkeys(exact.ELEMENTARY_BINARY, 12),
-    **dict.fromkeys(("floor", "ceil", "round"), 4),
-    **dict.fromkeys(("maximum", "minimum", "wrap_add", "wrap_sub", "wrap_mul", "convert"), 3),
+    **{name: 3 if name.startswith("decode") else 8 for name in exact.NARROW_ROWS},
+    **dict.fromkeys(("floor", "ceil", "round", *exact.INTEGER), 4),
+    **dict.fromkeys(("maximum", "minimum", "wrap_add", "wrap_sub", "wrap_mul", "convert", "narrow_to_odd"), 3),
     **dict.fromkeys(("neg", "abs", "canonical_nan"), 1),
 }
 _MAX_BODY = 12

@@ -17,6 +17,7 @@ import tvm
 from tvm import relax, tirx
 
 from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.passes.booleans import store_as_bytes
 from gensyn_tvm.passes.exactness import check_exactness
 from gensyn_tvm.passes.fuse import fuse
 from gensyn_tvm.passes.legalise import legalise
@@ -55,6 +56,14 @@ def verify(module: Any) -> Any:
     return module
 
 
+def store_booleans(module: Any) -> Any:
+    """Arrays of bool inside of kernels as bytes; see ``gensyn_tvm.passes.booleans``."""
+    result = tvm.IRModule(module.functions, attrs=module.attrs)
+    for gv, function in kernels(module):
+        result.update_func(gv, store_as_bytes(function))
+    return result
+
+
 def lower(module: Any) -> Any:
     """Relax calls → destination-passing calls with planned memory, ready for TVM's virtual machine."""
     passes = tvm.transform.Sequential(
@@ -88,6 +97,6 @@ def run_phases(graph: Graph, target: CpuTarget, style: str, observe: Callable[[s
         see("fuse", module)
         module = verify(schedule(module, target, style))
         see("schedule", module)
-        module = lower(module)
+        module = lower(store_booleans(module))
         see("lower", module)
     return module
