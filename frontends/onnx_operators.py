@@ -11,20 +11,24 @@ from gensyn_tvm.frontends.onnx_converters import Converter
 from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
 from gensyn_tvm.frontends.onnx_movement import MOVEMENT
+from gensyn_tvm.frontends.onnx_ml import ML
 from gensyn_tvm.frontends.onnx_norms import NORMS
 from gensyn_tvm.frontends.onnx_numbers import NUMBERS
 from gensyn_tvm.frontends.onnx_recurrent import RECURRENT
 from gensyn_tvm.frontends.onnx_reductions import REDUCTIONS
 from gensyn_tvm.frontends.onnx_sequences import SEQUENCES
 from gensyn_tvm.frontends.onnx_signal import SIGNAL
+from gensyn_tvm.frontends.onnx_text import TEXT
 from gensyn_tvm.frontends.onnx_training_ops import TRAINING_OPS
 
 CONVERTERS: dict[str, Converter] = {
     **ATTENTION,
     **LINEAR_ATTENTION,
     **LOSSES,
+    **ML,
     **NORMS,
     **RECURRENT,
+    **TEXT,
     **TRAINING_OPS,
     **CONTROL,
     **MOVEMENT,

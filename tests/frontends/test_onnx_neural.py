@@ -155,3 +155,42 @@ def test_gradients(name: str) -> None:
     found = _gradients(nodes, inputs, parameters, np.asarray(target), opset)
     for leaf, gradient in zip(leaves, found.values(), strict=True):
         _close(gradient, leaf.grad.numpy())
+
+
+def test_label_encoder() -> None:
+    """Floats to integers, NaN among the keys; later ones of equal keys win."""
+    encoder = node(
+        "LabelEncoder",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        keys_floats=[1.5, float("nan"), -0.0, 1.5],
+        values_int64s=[1, 2, 3, 4],
+        default_int64=-7,
+    )
+    x = np.array([[1.5, np.nan, 0.0], [2.0, -0.0, np.inf]], dtype="float32")
+    graph = inference_graph(from_onnx(build([encoder], {"x": x}, ["y"], opset=4, domain="ai.onnx.ml")))
+    (found,) = interpreter.run(graph, {"x": x})
+    assert found.dtype == np.int64 and found.tolist() == [[4, 2, 3], [-7, 3, -7]]
+
+
+def test_trees_with_a_circle_are_refused() -> None:
+    tree = node(
+        "TreeEnsemble",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        tree_roots=[0],
+        nodes_featureids=[0, 0],
+        nodes_splits=helper.make_tensor("s", 1, [2], [0.5, 0.5]),
+        nodes_modes=helper.make_tensor("m", 2, [2], [0, 0]),
+        nodes_truenodeids=[1, 0],
+        nodes_trueleafs=[0, 1],
+        nodes_falsenodeids=[0, 0],
+        nodes_falseleafs=[1, 0],
+        leaf_targetids=[0],
+        leaf_weights=helper.make_tensor("w", 1, [1], [1.0]),
+        n_targets=1,
+    )
+    with pytest.raises(UnsupportedOperatorError, match="run in a circle"):
+        from_onnx(build([tree], {"x": np.zeros((2, 1), "float32")}, ["y"], opset=5, domain="ai.onnx.ml"))
