@@ -10,8 +10,8 @@ from gensyn_tvm.frontends.onnx_control import CONTROL
 from gensyn_tvm.frontends.onnx_converters import Converter
 from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
-from gensyn_tvm.frontends.onnx_movement import MOVEMENT
 from gensyn_tvm.frontends.onnx_ml import ML
+from gensyn_tvm.frontends.onnx_movement import MOVEMENT
 from gensyn_tvm.frontends.onnx_norms import NORMS
 from gensyn_tvm.frontends.onnx_numbers import NUMBERS
 from gensyn_tvm.frontends.onnx_recurrent import RECURRENT

@@ -12,9 +12,10 @@ from onnx import helper
 from torch.nn import functional as F
 
 from gensyn_tvm import interpreter
+from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.frontends.onnx import from_onnx
 from gensyn_tvm.training.optimizers import SGD
-from gensyn_tvm.training.step import training_step
+from gensyn_tvm.training.step import inference_graph, training_step
 
 from .test_onnx import build
 
