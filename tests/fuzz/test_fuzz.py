@@ -71,7 +71,7 @@ def test_every_operator_has_a_sampler_and_is_drawn() -> None:
     graphs = [graph(seed) for seed in range(1500)]
     operators = Counter(node.op for g in graphs for node in g.nodes)
     assert {op for op in RULES if operators[op] < 10} == set()
-    assert {t.dtype for g in graphs for t in g.value_types()} == set(DRAWN)
+    assert {t.dtype for g in graphs for t in g.value_types()} >= set(DRAWN)
     assert max(map(size_of, range(1500))) >= 18
     assert max(len(g.outputs) for g in graphs) >= 5
 
