@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from gensyn_tvm.canonical.graph import Graph
@@ -181,7 +182,7 @@ class GensynBackend(Backend):
         graph = onnx.helper.make_graph([node], node.op_type, infos, outputs)
         version = kwargs.pop("opset_version", onnx.defs.onnx_opset_version())
         imports = [onnx.helper.make_opsetid(d, version if d == "" else 1) for d in sorted({"", node.domain})]
-        model = onnx.helper.make_model(graph, opset_imports=imports)
+        model = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph, opset_imports=imports))
         return cls.prepare(model, device, **kwargs).run(arrays)
 
     @classmethod

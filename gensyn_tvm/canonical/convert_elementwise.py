@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gensyn_tvm.canonical import convert_float64
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value
 
 _SQRT_HALF = math.sqrt(0.5)
@@ -164,8 +165,8 @@ CONVERTERS: dict[str, Converter] = {
     "relax.negative": _same("neg"),
     "relax.abs": _same("abs"),
     "relax.sqrt": _same("sqrt"),
-    "relax.exp": _same("exp"),
-    "relax.log": _same("log"),
+    "relax.exp": lambda ctx, call, args: convert_float64.exp(ctx, args[0]),
+    "relax.log": lambda ctx, call, args: convert_float64.log(ctx, args[0]),
     "relax.tanh": _same("tanh"),
     "relax.sigmoid": _same("sigmoid"),
     "relax.erf": _same("erf"),

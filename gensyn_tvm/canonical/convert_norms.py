@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gensyn_tvm.canonical import convert_float64
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value, attributes
 
 
@@ -88,7 +89,7 @@ def _attention(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
         scores = ctx.add(scores, args[3])
     if call.attrs.causal_mask is not None:
         scores = _causal(ctx, scores, str(call.attrs.causal_mask))
-    exps = ctx.emit("exp", ctx.sub(scores, ctx.emit("reduce_max", scores, axes=(3,), keepdims=True)))
+    exps = convert_float64.exp(ctx, ctx.sub(scores, ctx.emit("reduce_max", scores, axes=(3,), keepdims=True)))
     weights = ctx.div(exps, ctx.sum(exps, (3,), keepdims=True))
     return ctx.transpose(ctx.emit("matmul", weights, v), (0, 2, 1, 3))
 

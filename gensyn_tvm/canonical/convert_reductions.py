@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gensyn_tvm.canonical import convert_float64
 from gensyn_tvm.canonical.convert_context import Context, Converter, Value, attributes, integers
 
 
@@ -54,15 +55,15 @@ def _shifted(ctx: Context, call: Any, x: int) -> tuple[int, tuple[int, ...]]:
 def _softmax(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     """exp(x - max) / sum(exp(x - max))"""
     shifted, axes = _shifted(ctx, call, args[0])
-    exps = ctx.emit("exp", shifted)
+    exps = convert_float64.exp(ctx, shifted)
     return ctx.div(exps, ctx.sum(exps, axes, keepdims=True))
 
 
 def _log_softmax(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     """(x - max) - log(sum(exp(x - max)))"""
     shifted, axes = _shifted(ctx, call, args[0])
-    total = ctx.sum(ctx.emit("exp", shifted), axes, keepdims=True)
-    return ctx.sub(shifted, ctx.emit("log", total))
+    total = ctx.sum(convert_float64.exp(ctx, shifted), axes, keepdims=True)
+    return ctx.sub(shifted, convert_float64.log(ctx, total))
 
 
 def _collapse_sum_to(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
