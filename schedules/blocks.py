@@ -30,6 +30,8 @@ _BODY = {
     **dict.fromkeys(("neg", "abs", "canonical_nan"), 1),
 }
 _MAX_BODY = 12
+#: Reads in a stage beyond which it is kept: where stages read one value several times, inlining multiplies them.
+_MAX_READS = 64
 
 
 def live_blocks(sch: Any) -> list[Any]:
@@ -66,6 +68,13 @@ def calls_in(sch: Any, block: Any) -> list[str]:
     return names
 
 
+def reads_in(sch: Any, block: Any) -> int:
+    """How many elements a block reads for one of its own."""
+    reads: list[Any] = []
+    tvm_ffi.structural_walk(sch.get(block).body, [(tvm.ir.expr.TensorLoad, reads.append)])
+    return len(reads)
+
+
 def has_guards(sch: Any, block: Any) -> bool:
     """Whether a block reads conditionally, which vector code cannot do."""
     return any(name.endswith("if_then_else") for name in calls_in(sch, block))
@@ -93,6 +102,8 @@ def inline_maps(sch: Any) -> None:
     for block in live_blocks(sch):
         consumers = list(sch.get_consumers(block))
         if role_of(sch, block) not in INLINABLE or not consumers:
+            continue
+        if reads_in(sch, block) > _MAX_READS:
             continue
         names = calls_in(sch, block)
         body = _body(names)

@@ -103,3 +103,16 @@ def test_the_scheduler_keeps_attributes_and_names() -> None:
     for (gv, before), (other, function) in zip(kernels(seen[0]), kernels(after), strict=True):
         assert gv.name_hint == other.name_hint
         assert dict(before.attrs).keys() == dict(function.attrs).keys()
+
+
+def test_values_read_several_times_do_not_grow_without_bound() -> None:
+    """Sixteen stages that each read the one before three times: inlined into each other they would be 3^16 reads."""
+    builder = GraphBuilder("walk")
+    table = builder.add_input("table", "input", TensorType((8,), "int64"))
+    place = builder.add_input("place", "input", TensorType((4,), "int64"))
+    for _ in range(16):
+        taken = builder.emit("take", table, place, axis=0)
+        place = builder.emit("where", builder.emit("less", taken, place), taken, place)
+    builder.add_output("y", place)
+    text = phases(builder.finish(), "x86-64")["schedule"]
+    assert len(text) < 200_000
