@@ -10,6 +10,7 @@ from gensyn_tvm.frontends.onnx_control import CONTROL
 from gensyn_tvm.frontends.onnx_converters import Converter
 from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
+from gensyn_tvm.frontends.onnx_masks import MASKS
 from gensyn_tvm.frontends.onnx_ml import ML
 from gensyn_tvm.frontends.onnx_movement import MOVEMENT
 from gensyn_tvm.frontends.onnx_norms import NORMS
@@ -31,6 +32,7 @@ CONVERTERS: dict[str, Converter] = {
     **TEXT,
     **TRAINING_OPS,
     **CONTROL,
+    **MASKS,
     **MOVEMENT,
     **NUMBERS,
     **REDUCTIONS,
