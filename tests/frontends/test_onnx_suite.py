@@ -19,8 +19,8 @@ from gensyn_tvm.training.step import inference_graph
 FAMILIES = {
     "losses": (r"nllloss|sce_", 52),
     "norms": (r"batchnorm|_normalization_|instancenorm|l[12]normalization|lpnorm|mvn", 53),
-    "attention": (r"^test_(attention|swish|swiglu|rotary|linear_att|causal_conv)(?!.*(bf16|gqa_rank4_mask))", 110),
-    "flex attention": (r"^test_flexattention(?!_double)", 10),
+    "attention": (r"^test_(attention|swish|swiglu|rotary|linear_att|causal_conv)(?!.*bf16)", 111),
+    "flex attention": (r"^test_flexattention", 11),
     "recurrent": (r"^test_(gru|lstm|rnn|simple_rnn)_", 18),
     "ai.onnx.ml": (r"^test_ai_onnx_ml_(?!label)", 4),
     "tf-idf": (r"^test_tfidf", 7),
