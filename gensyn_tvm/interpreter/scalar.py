@@ -158,7 +158,9 @@ class Chain:
     def step(self, a: Array, b: Array) -> None:
         """acc = fma(a, b, acc) with one rounding to the chain's dtype."""
         if not self._single:
-            self._acc = _fma_double(*np.broadcast_arrays(a, b, self._acc))
+            whole = np.broadcast_arrays(a, b, self._acc)
+            # NumPy's results of rank 0 are no arrays, which nothing can be written into.
+            self._acc = _fma_double(*map(np.atleast_1d, whole)).reshape(whole[0].shape)
             return
         a, b = np.broadcast_to(a, self._acc.shape), np.broadcast_to(b, self._acc.shape)
         for index in self._pieces:

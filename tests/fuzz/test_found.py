@@ -1,4 +1,4 @@
-"""What random graphs found, as small as it got: each once failed to compile."""
+"""What random graphs found, as small as it got: each once failed to compile or to run."""
 
 from __future__ import annotations
 
@@ -63,6 +63,13 @@ def product_without_rows(b: GraphBuilder) -> int:
     return b.emit("matmul", b.emit("broadcast_to", x, shape=(1, 1, 0, 1)), y)
 
 
+def powers_of_scalars(b: GraphBuilder) -> int:
+    """NumPy's results without axes are no arrays; the interpreter wrote into them."""
+    x, y = (b.add_input(name, "input", TensorType((), "float64")) for name in "xy")
+    narrow = b.emit("pow", b.emit("cast", y, dtype="float32"), b.emit("cast", x, dtype="float32"))
+    return b.emit("add", b.emit("pow", x, y), b.emit("cast", narrow, dtype="float64"))
+
+
 FOUND: tuple[Build, ...] = (
     integers_known_in_advance,
     zeros_known_in_advance,
@@ -71,6 +78,7 @@ FOUND: tuple[Build, ...] = (
     constant_without_elements,
     reshape_without_elements,
     product_without_rows,
+    powers_of_scalars,
 )
 
 
