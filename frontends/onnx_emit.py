@@ -52,12 +52,14 @@ class OnnxEmitter(Emitter):
     Attributes:
         bindings: all bindings, in order.
         run_graph: runs a subgraph of the node being converted: (GraphProto, arguments) → its outputs.
+        random_operators: how many random operators there are so far.
     """
 
     def __init__(self) -> None:
         super().__init__(relax.BlockBuilder())
         self.bindings: list[Any] = []
         self.run_graph: Any = None
+        self.random_operators = 0
         self._definitions: dict[Any, Expr] = {}
         self._origins: dict[Any, frozenset[tuple[str, bool]]] = {}
         self._values: dict[Any, Any] = {}

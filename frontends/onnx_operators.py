@@ -15,6 +15,7 @@ from gensyn_tvm.frontends.onnx_ml import ML
 from gensyn_tvm.frontends.onnx_movement import MOVEMENT
 from gensyn_tvm.frontends.onnx_norms import NORMS
 from gensyn_tvm.frontends.onnx_numbers import NUMBERS
+from gensyn_tvm.frontends.onnx_random import RANDOM
 from gensyn_tvm.frontends.onnx_recurrent import RECURRENT
 from gensyn_tvm.frontends.onnx_reductions import REDUCTIONS
 from gensyn_tvm.frontends.onnx_sequences import SEQUENCES
@@ -35,6 +36,7 @@ CONVERTERS: dict[str, Converter] = {
     **MASKS,
     **MOVEMENT,
     **NUMBERS,
+    **RANDOM,
     **REDUCTIONS,
     **SIGNAL,
     **SEQUENCES,
