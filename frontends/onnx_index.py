@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from gensyn_tvm.canonical.index_rules import REDUCTIONS
 from gensyn_tvm.frontends import blocks
-from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, rank_of
-from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis
+from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, rank_of, shape_of
+from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis, known
 
 
 def index_of(e: Emitter, indices: Expr) -> Expr:
@@ -52,6 +52,28 @@ def convert_scatter_nd(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     return e.canonical("scatter_nd", x[0], index_of(e, x[1]), x[2], reduction=_reduction(e, x, a))
 
 
+# ---- order ----------------------------------------------------------------------------------------------------------
+
+
+def convert_top_k(e: Emitter, x: Inputs, a: Attributes) -> list[Expr]:
+    """Sorted also with sorted=0, where ONNX leaves the order open."""
+    axis = convert_axis(a.get("axis", -1), rank_of(x[0]))
+    count = int(a["k"]) if "k" in a else int(known(e, x[1], "k").item())
+    if not 0 <= count <= shape_of(x[0])[axis]:
+        raise e.refuse(f"k = {count}", expected=f"at most the {shape_of(x[0])[axis]} elements of axis {axis}")
+    order = e.canonical("argsort", x[0], axis=axis, descending=bool(a.get("largest", 1)))
+    order = e.slice(order, axis, 0, count)
+    return [e.canonical("gather_elements", x[0], order, axis=axis), order]
+
+
+def convert_cumulative(name: str) -> Converter:
+    def convert(e: Emitter, x: Inputs, a: Attributes) -> Expr:
+        axis = convert_axis(int(known(e, x[1], "the axis").item()), rank_of(x[0]))
+        return e.canonical(name, x[0], axis=axis, exclusive=bool(a.get("exclusive", 0)), reverse=bool(a.get("reverse", 0)))
+
+    return convert
+
+
 CONVERTERS: dict[str, Converter] = {
     "Gather": convert_gather,
     "GatherElements": convert_gather_elements,
@@ -59,4 +81,7 @@ CONVERTERS: dict[str, Converter] = {
     "Scatter": convert_scatter_elements,
     "ScatterElements": convert_scatter_elements,
     "ScatterND": convert_scatter_nd,
+    "TopK": convert_top_k,
+    "CumSum": convert_cumulative("cumsum"),
+    "CumProd": convert_cumulative("cumprod"),
 }

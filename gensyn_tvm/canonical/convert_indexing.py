@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gensyn_tvm.canonical.convert_context import Context, Converter, Value, integer
+from gensyn_tvm.canonical.convert_context import Context, Converter, Value, integer, type_of
 from gensyn_tvm.canonical.convert_movement import index_value
 
 
@@ -48,10 +48,23 @@ def _scatter_nd(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     return ctx.emit("scatter_nd", x, index_value(ctx, indices), updates, reduction=_reduction(ctx, call))
 
 
+def _argsort(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
+    order = ctx.emit("argsort", args[0], axis=_axis(ctx, call, args[0]), descending=bool(call.attrs.descending))
+    return ctx.cast(order, type_of(call).dtype)
+
+
+def _sort(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
+    axis = _axis(ctx, call, args[0])
+    order = ctx.emit("argsort", args[0], axis=axis, descending=bool(call.attrs.descending))
+    return ctx.emit("gather_elements", args[0], order, axis=axis)
+
+
 CONVERTERS: dict[str, Converter] = {
     "relax.gather_elements": _gather_elements,
     "relax.gather_nd": _gather_nd,
     "relax.flip": _flip,
     "relax.scatter_elements": _scatter_elements,
     "relax.scatter_nd": _scatter_nd,
+    "relax.argsort": _argsort,
+    "relax.sort": _sort,
 }

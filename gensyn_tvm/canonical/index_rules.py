@@ -170,6 +170,9 @@ RULES: dict[str, Rule] = {
     "reverse": reverse,
     "scatter_elements": scatter_elements,
     "scatter_nd": scatter_nd,
+    "argsort": argsort,
+    "cumsum": cumulative,
+    "cumprod": cumulative,
 }
 
 ATTRIBUTES: dict[str, set[str]] = {
@@ -179,4 +182,7 @@ ATTRIBUTES: dict[str, set[str]] = {
     "reverse": {"axes"},
     "scatter_elements": {"axis", "reduction"},
     "scatter_nd": {"reduction"},
+    "argsort": {"axis", "descending"},
+    "cumsum": {"axis", "exclusive", "reverse"},
+    "cumprod": {"axis", "exclusive", "reverse"},
 }

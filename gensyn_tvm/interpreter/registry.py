@@ -12,6 +12,7 @@ from gensyn_tvm.interpreter import (
     indexing,
     movement,
     numbers,
+    ordering,
     pooling,
     power,
     products,
@@ -86,6 +87,7 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "pad": movement.pad,
     # indexing with data, order
     **indexing.OPERATORS,
+    **ordering.OPERATORS,
     # sources
     "constant": movement.constant,
     "iota": movement.iota,

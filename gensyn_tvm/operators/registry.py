@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators import elementwise, gather, movement, numbers, pooling, products, reductions, scatter
+from gensyn_tvm.operators import elementwise, gather, movement, numbers, ordering, pooling, products, reductions, scatter
 
 #: (name of the PrimFunc, input types, output type, attributes) -> PrimFunc
 Variant = Callable[[str, Sequence[TensorType], TensorType, Mapping[str, Any]], Any]
@@ -36,6 +36,7 @@ VARIANTS: dict[str, Variant] = {
     "pad": movement.pad,
     **gather.VARIANTS,
     **scatter.VARIANTS,
+    **ordering.VARIANTS,
     "constant": movement.uniform_constant,
     "iota": movement.iota,
     "random_bits": movement.random_bits,

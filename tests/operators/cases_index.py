@@ -112,4 +112,45 @@ def _scatter() -> list[Case]:
     return cases
 
 
-FAMILIES: dict[str, list[Any]] = {"gather": _gather(), "scatter": _scatter()}
+def _order() -> list[Case]:
+    cases = []
+    sorts: list[tuple[Shape, int, str]] = [
+        *(((3, 40), 1, d) for d in (F, D, "int8", "uint8", "int32", "uint32", "int64", "uint64", "int16", "uint16", "bool")),
+        ((37, 3), 0, F),
+        ((2, 16, 3), 1, D),
+        ((5,), 0, F),
+        ((4, 1), 1, F),
+        ((4, 0), 1, F),
+        ((0, 4), 1, F),
+        ((2, 64), 1, L),
+        ((65,), 0, I32),
+    ]
+    for k, (shape, axis, dtype) in enumerate(sorts):
+        for descending in (False, True) if k < 2 else (k % 2 == 0,):
+            attrs = {"axis": axis, "descending": descending}
+            cases.append(Case(f"argsort-{shape}-{dtype}-{descending}", "argsort", ((shape, dtype),), attrs))
+    cases.append(Case("argsort-large", "argsort", (((9, 3000), F),), {"axis": 1, "descending": True}))
+    runs: list[tuple[Shape, int, str]] = [
+        ((3, 20), 1, F),
+        ((20, 48), 0, F),
+        ((2, 9, 33), 1, D),
+        ((17,), 0, L),
+        ((2, 9), 1, I32),
+        ((9, 2), 0, "uint32"),
+        ((1, 3), 0, F),
+        ((0, 3), 0, F),
+    ]
+    ways = [(False, False), (True, False), (False, True), (True, True)]
+    for op in ("cumsum", "cumprod"):
+        for k, (shape, axis, dtype) in enumerate(runs):
+            for exclusive, reverse in ways if k < 2 and op == "cumsum" else ways[(k + 1) % 4 :][:1]:
+                attrs = {"axis": axis, "exclusive": exclusive, "reverse": reverse}
+                label = f"{op}-{shape}-{axis}-{dtype}-{exclusive}-{reverse}"
+                cases.append(Case(label, op, ((shape, dtype),), attrs, special=False))
+        attrs = {"axis": 1, "exclusive": False, "reverse": False}
+        cases.append(Case(f"{op}-special", op, (((60, 5), F),), attrs))
+        cases.append(Case(f"{op}-large", op, (((90, 800), F),), {**attrs, "axis": 0}, special=False))
+    return cases
+
+
+FAMILIES: dict[str, list[Any]] = {"gather": _gather(), "scatter": _scatter(), "order": _order()}
