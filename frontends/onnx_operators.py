@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gensyn_tvm.frontends import blocks, onnx_index, onnx_quantised, onnx_resize, onnx_windows
+from gensyn_tvm.frontends import blocks, onnx_index, onnx_quantised, onnx_resize, onnx_spatial, onnx_windows
 from gensyn_tvm.frontends import onnx_converters as c
 from gensyn_tvm.frontends.emit import nn, op
 from gensyn_tvm.frontends.onnx_attention import ATTENTION
@@ -98,6 +98,7 @@ CONVERTERS: dict[str, Converter] = {
     **onnx_windows.CONVERTERS,
     **onnx_quantised.CONVERTERS,
     **onnx_resize.CONVERTERS,
+    **onnx_spatial.CONVERTERS,
     # dropout
     "Dropout": c.convert_dropout,
     # indexing
