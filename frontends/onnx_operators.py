@@ -8,6 +8,7 @@ from gensyn_tvm.frontends.emit import nn, op
 from gensyn_tvm.frontends.onnx_attention import ATTENTION
 from gensyn_tvm.frontends.onnx_control import CONTROL
 from gensyn_tvm.frontends.onnx_converters import Converter
+from gensyn_tvm.frontends.onnx_folds import FOLDS
 from gensyn_tvm.frontends.onnx_linear_attention import LINEAR_ATTENTION
 from gensyn_tvm.frontends.onnx_losses import LOSSES
 from gensyn_tvm.frontends.onnx_masks import MASKS
@@ -33,6 +34,7 @@ CONVERTERS: dict[str, Converter] = {
     **TEXT,
     **TRAINING_OPS,
     **CONTROL,
+    **FOLDS,
     **MASKS,
     **MOVEMENT,
     **NUMBERS,

@@ -32,6 +32,16 @@ SAMPLE = [
     *("reduce_log_sum_exp_keepdims_random", "reduce_max_bool_inputs", "reduce_min_empty_set", "reflect_pad"),
     *("relu_expanded_ver18", "reshape_zero_and_negative_dim", "scan9_sum", "sequence_insert_at_front"),
     *("sequence_map_add_1_sequence_1_tensor", "slice_neg_steps", "softmax_axis_0", "spacetodepth", "split_to_sequence_1"),
+    *(
+        "lppool_2d_dilations",
+        "lrn",
+        "col2im_pads",
+        "maxunpool_export_with_output_shape",
+        "det_nd",
+        "triu_neg",
+        "onehot_with_axis",
+    ),
+    *("reversesequence_time", "tensorscatter_circular"),
     *("stft_with_window", "tan", "tile", "where_long_example", "wrap_pad"),
 ]
 
