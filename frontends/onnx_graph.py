@@ -220,7 +220,10 @@ class GraphConverter:
         dtype = narrow.get(type_name)
         if dtype is None or not _is_tensor(value) or dtype_of(value) != "float32":
             return value
-        return self.emitter.cast(value, dtype)
+        result = self.emitter.cast(value, dtype)
+        for axis, extent in self.emitter.extents_of(value).items():
+            self.emitter.set_extent(result, axis, extent)
+        return result
 
     def _guarded(self, node: onnx.NodeProto, schema: Any, inputs: list[Value]) -> list[Value]:
         try:

@@ -16,6 +16,7 @@ from gensyn_tvm.frontends.onnx_ml import ML
 from gensyn_tvm.frontends.onnx_movement import MOVEMENT
 from gensyn_tvm.frontends.onnx_norms import NORMS
 from gensyn_tvm.frontends.onnx_numbers import NUMBERS
+from gensyn_tvm.frontends.onnx_order import ORDER
 from gensyn_tvm.frontends.onnx_random import RANDOM
 from gensyn_tvm.frontends.onnx_recurrent import RECURRENT
 from gensyn_tvm.frontends.onnx_reductions import REDUCTIONS
@@ -39,6 +40,7 @@ CONVERTERS: dict[str, Converter] = {
     **MOVEMENT,
     **NUMBERS,
     **RANDOM,
+    **ORDER,
     **REDUCTIONS,
     **SIGNAL,
     **SEQUENCES,

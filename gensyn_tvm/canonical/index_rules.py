@@ -173,6 +173,7 @@ RULES: dict[str, Rule] = {
     "argsort": argsort,
     "cumsum": cumulative,
     "cumprod": cumulative,
+    "suppress": suppress,
 }
 
 ATTRIBUTES: dict[str, set[str]] = {

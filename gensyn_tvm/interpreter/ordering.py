@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.interpreter import scalar
 from gensyn_tvm.interpreter.scalar import Array
 
 Attrs = Mapping[str, Any]
@@ -36,8 +37,32 @@ def _cumulative(combine: Callable[[Array, Array], Array], start: int) -> Callabl
     return evaluate
 
 
+def suppress(
+    attrs: Attrs, out: TensorType, boxes: Array, order: Array, eligible: Array, threshold: Array, limit: Array
+) -> Array:
+    """Greedy, place by place of the order: kept unless one kept before overlaps by more than the threshold."""
+    keep = np.zeros(out.shape, np.bool_)
+    last = max(boxes.shape[1] - 1, 0)
+    for row in np.ndindex(out.shape[:2]):
+        corners = boxes[row[0]][np.clip(order[row], 0, last)]
+        areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+        chosen: list[int] = []
+        for p in range(out.shape[2]):
+            if not eligible[row][p] or len(chosen) >= int(limit):
+                continue
+            high = scalar.minimum(corners[chosen, 2:], corners[p, 2:][None, :])
+            low = scalar.maximum(corners[chosen, :2], corners[p, :2][None, :])
+            sides = scalar.maximum(high - low, np.zeros_like(high))
+            common = sides[:, 0] * sides[:, 1]
+            if not (common / ((areas[p] + areas[chosen]) - common) > threshold).any():
+                keep[row][p] = True
+                chosen.append(p)
+    return keep
+
+
 OPERATORS: dict[str, Callable[..., Array]] = {
     "argsort": argsort,
     "cumsum": _cumulative(np.add, 0),
     "cumprod": _cumulative(np.multiply, 1),
+    "suppress": suppress,
 }

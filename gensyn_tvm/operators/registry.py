@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators import elementwise, gather, movement, numbers, ordering, pooling, products, reductions, scatter
+from gensyn_tvm.operators import (
+    elementwise,
+    gather,
+    movement,
+    numbers,
+    ordering,
+    pooling,
+    products,
+    reductions,
+    scatter,
+    suppression,
+)
 
 #: (name of the PrimFunc, input types, output type, attributes) -> PrimFunc
 Variant = Callable[[str, Sequence[TensorType], TensorType, Mapping[str, Any]], Any]
@@ -37,6 +48,7 @@ VARIANTS: dict[str, Variant] = {
     **gather.VARIANTS,
     **scatter.VARIANTS,
     **ordering.VARIANTS,
+    **suppression.VARIANTS,
     "constant": movement.uniform_constant,
     "iota": movement.iota,
     "random_bits": movement.random_bits,

@@ -96,4 +96,5 @@ SAMPLERS: dict[str, Sampler] = {
     "argsort": argsort,
     "cumsum": cumulative,
     "cumprod": cumulative,
+    "suppress": suppress,
 }

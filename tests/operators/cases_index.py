@@ -150,6 +150,9 @@ def _order() -> list[Case]:
         attrs = {"axis": 1, "exclusive": False, "reverse": False}
         cases.append(Case(f"{op}-special", op, (((60, 5), F),), attrs))
         cases.append(Case(f"{op}-large", op, (((90, 800), F),), {**attrs, "axis": 0}, special=False))
+    for boxes, classes in ((9, 2), (1, 1), (0, 2), (40, 1)):
+        shapes = (((2, boxes, 4), F), ((2, classes, boxes), L), ((2, classes, boxes), "bool"), ((), F), ((), L))
+        cases.append(Case(f"suppress-{boxes}-{classes}", "suppress", shapes, {}, special=boxes == 9))
     return cases
 
 
