@@ -52,7 +52,7 @@ def suppress(
                 continue
             high = scalar.minimum(corners[chosen, 2:], corners[p, 2:][None, :])
             low = scalar.maximum(corners[chosen, :2], corners[p, :2][None, :])
-            sides = scalar.maximum(high - low, np.zeros_like(high))
+            sides = np.where(low < high, high - low, np.float32(0.0))
             common = sides[:, 0] * sides[:, 1]
             if not (common / ((areas[p] + areas[chosen]) - common) > threshold).any():
                 keep[row][p] = True

@@ -22,10 +22,10 @@ def _extent(boxes: Buffer, batch: Expr, box: Expr, side: int) -> Expr:
 
 
 def _common(boxes: Buffer, batch: Expr, first: Expr, second: Expr, side: int) -> Expr:
-    """Length of the common part of two boxes along a side, at least 0."""
+    """Length of the common part of two boxes along a side, +0.0 if there is none."""
     high = exact.minimum(load(boxes, [batch, first, i64(side + 2)]), load(boxes, [batch, second, i64(side + 2)]))
     low = exact.maximum(load(boxes, [batch, first, i64(side)]), load(boxes, [batch, second, i64(side)]))
-    return exact.maximum(exact.sub(high, low), exact.const(0.0))
+    return exact.select(exact.lt(low, high), exact.sub(high, low), exact.const(0.0))
 
 
 def _overlap(boxes: Buffer, batch: Expr, first: Expr, second: Expr) -> Expr:
