@@ -86,6 +86,15 @@ def cumulative(d: Draft, op: str) -> Sample:
     return (x,), {"axis": d.number(0, d.types[x].rank - 1), "exclusive": d.chance(0.5), "reverse": d.chance(0.5)}
 
 
+def suppress(d: Draft, op: str) -> Sample:
+    batch, classes, boxes = d.number(1, 2), d.number(1, 3), d.number(1, 20)
+    order = (batch, classes, boxes)
+    inputs = [d.shaped((batch, boxes, 4), "float32"), d.shaped(order, "int64"), d.shaped(order, "bool")]
+    if d.chance(0.7):
+        inputs[1] = d.emit("argsort", d.shaped(order, "float32"), axis=2, descending=True)
+    return (*inputs, d.shaped((), "float32"), d.scalar("int64", d.number(-1, boxes))), {}
+
+
 SAMPLERS: dict[str, Sampler] = {
     "take": take,
     "gather_elements": gather_elements,
