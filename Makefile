@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench onnx-conformance lint typecheck wheel prove clean
+.PHONY: demo test bench onnx-conformance light-models lint typecheck wheel prove clean
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -25,6 +25,10 @@ bench: demo
 # Runs onnx's own node tests and writes benchmarks/results/onnx_conformance.json.
 onnx-conformance: $(STAMP)
 	"$(BIN)/python" benchmarks/onnx_conformance.py
+
+# Nine networks of the onnx package, compiled and interpreted: about ten minutes, most of them the interpreter's.
+light-models: $(STAMP)
+	"$(BIN)/python" benchmarks/light_models.py
 
 lint: $(STAMP)
 	"$(BIN)/python" -m ruff check .

@@ -12,10 +12,15 @@ from tvm import tirx
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import elementwise as ew
 from gensyn_tvm.operators import exact
-from gensyn_tvm.operators.nest import Buffer, Kernel, guarded, i64, kernel, load, unravel
+from gensyn_tvm.operators.nest import Kernel, i64, kernel, load, unravel
 
 Expr = Any
 Attrs = Mapping[str, Any]
+
+#: (outer index, number of the element) -> element.
+Element = Callable[[Sequence[Expr], Expr], Expr]
+#: Outer index -> the value of each lane that has an element.
+LaneValues = Callable[[Sequence[Expr]], list[Expr]]
 
 LANES = 32
 BLOCK = 1024
@@ -101,7 +106,7 @@ def lane_reduce(
     outer: Sequence[int],
     count: int,
     dtype: str,
-    element: Callable[[Sequence[Expr], Expr], Expr],
+    element: Element,
     finish: Callable[[Expr, Sequence[Expr]], Expr],
     at: Callable[..., Sequence[Expr]],
     combiner: Combiner = SUM,
@@ -110,67 +115,62 @@ def lane_reduce(
     if count == 0:
         k.stage("map", k.output, outer, lambda o: finish(combiner.nothing(dtype), o), at=lambda *o: at(*o))
         return
-    blocks = math.ceil(count / BLOCK)
-    if blocks > 1:
-        # The block is the outermost axis, so that neighbouring results stay side by side.
-        partial = k.scratch([blocks, *outer], dtype)
-        _lanes(k, [blocks, *outer], min(BLOCK, count), count, dtype, element, combiner, partial)
-
-        def block_result(o: Sequence[Expr], r: Expr) -> Expr:
-            return load(partial, [r, *o])
-
-        element, count = block_result, blocks
-    lanes, width = _lane_stage(k, outer, count, dtype, element, combiner)
-
-    def total(o: Sequence[Expr]) -> Expr:
-        return finish(halving_tree([load(lanes, [*o, i64(p)]) for p in range(width)], combiner.combine), o)
-
-    k.stage("tree", k.output, outer, total, at=lambda *o: at(*o))
+    if count <= BLOCK:
+        lanes = _lanes(k, outer, count, dtype, element, combiner)
+    else:
+        lanes = _lanes_of_blocks(k, outer, count, dtype, element, combiner)
+    k.stage("tree", k.output, outer, lambda o: finish(halving_tree(lanes(o), combiner.combine), o), at=lambda *o: at(*o))
 
 
-def _lane_stage(
-    k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Callable[..., Expr], combiner: Combiner
-) -> tuple[Buffer, int]:
-    """Lanes over ``count`` elements without a block limit: lane p adds p, p + 32, p + 64, … in ascending order."""
+def _lanes(k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Element, combiner: Combiner) -> LaneValues:
+    """The lanes' values over ``count`` elements without a block limit: lane p adds p, p + 32, p + 64, … in ascending order.
+
+    Whole rounds of 32 are a stage; the lanes that have one element more get it where the tree reads them, because a
+    condition inside the stage would keep it from using vectors.
+    """
     width = min(LANES, count)
-    steps = math.ceil(count / LANES)
-    lanes = k.scratch([*outer, width], dtype)
+    rounds = count // width
+    stored = k.scratch([*outer, width], dtype)
 
     def term(index: Sequence[Expr], reduce: Sequence[Expr], accumulator: Expr) -> Expr:
-        r = reduce[0] * i64(LANES) + index[-1]
-        x = element(list(index[:-1]), r)
-        if count % LANES and steps > 1:
-            x = guarded(tirx.LT(r, i64(count)), x, combiner.identity(dtype))
-        return combiner.combine(accumulator, x)
+        return combiner.combine(accumulator, element(list(index[:-1]), reduce[0] * i64(LANES) + index[-1]))
 
-    k.stage("lanes", lanes, [*outer, width], term, reduce=[steps], init=combiner.identity(dtype))
-    return lanes, width
+    k.stage("lanes", stored, [*outer, width], term, reduce=[rounds], init=combiner.identity(dtype))
+
+    def values(o: Sequence[Expr]) -> list[Expr]:
+        found = [load(stored, [*o, i64(p)]) for p in range(width)]
+        for p, r in enumerate(range(rounds * width, count)):
+            found[p] = combiner.combine(found[p], element(o, i64(r)))
+        return found
+
+    return values
 
 
-def _lanes(
-    k: Kernel,
-    outer: Sequence[int],
-    block: int,
-    count: int,
-    dtype: str,
-    element: Callable[..., Expr],
-    combiner: Combiner,
-    partial: Buffer,
-) -> None:
-    """Lanes and tree inside each block of 1,024; the first axis of ``outer`` is the block."""
-
-    def in_block(index: Sequence[Expr], r: Expr) -> Expr:
-        position = index[0] * i64(BLOCK) + r
-        x = element(list(index[1:]), position)
-        return x if count % BLOCK == 0 else guarded(tirx.LT(position, i64(count)), x, combiner.identity(dtype))
-
-    lanes, width = _lane_stage(k, outer, block, dtype, in_block, combiner)
-    k.stage(
-        "tree",
-        partial,
-        outer,
-        lambda o: halving_tree([load(lanes, [*o, i64(p)]) for p in range(width)], combiner.combine),
+def _lanes_of_blocks(k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Element, combiner: Combiner) -> LaneValues:
+    """The lanes' values over the results of blocks of 1,024 elements, of which the last one may be shorter."""
+    blocks, rest = divmod(count, BLOCK)
+    # The block is the outermost axis, so that neighbouring results stay side by side.
+    partial = k.scratch([blocks, *outer], dtype)
+    inside = _lanes(
+        k, [blocks, *outer], BLOCK, dtype, lambda index, r: element(list(index[1:]), index[0] * i64(BLOCK) + r), combiner
     )
+    k.stage("tree", partial, [blocks, *outer], lambda index: halving_tree(inside(index), combiner.combine))
+    whole = _lanes(k, outer, blocks, dtype, lambda o, r: load(partial, [r, *o]), combiner)
+    if not rest:
+        return whole
+    last = k.scratch(outer, dtype)
+    inside_last = _lanes(k, outer, rest, dtype, lambda o, r: element(o, i64(blocks * BLOCK) + r), combiner)
+    k.stage("tree", last, outer, lambda o: halving_tree(inside_last(o), combiner.combine))
+
+    def values(o: Sequence[Expr]) -> list[Expr]:
+        found, p = whole(o), blocks % LANES
+        if p < len(found):
+            found[p] = combiner.combine(found[p], load(last, o))
+        else:
+            found.append(load(last, o))
+        return found
+
+    return values
 
 
 def lane_reduction(combiner: Combiner) -> Callable[[str, Sequence[TensorType], TensorType, Attrs], Any]:
