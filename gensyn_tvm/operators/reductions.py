@@ -146,7 +146,9 @@ def _lanes(k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Ele
     return values
 
 
-def _lanes_of_blocks(k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Element, combiner: Combiner) -> LaneValues:
+def _lanes_of_blocks(
+    k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Element, combiner: Combiner
+) -> LaneValues:
     """The lanes' values over the results of blocks of 1,024 elements, of which the last one may be shorter."""
     blocks, rest = divmod(count, BLOCK)
     # The block is the outermost axis, so that neighbouring results stay side by side.
