@@ -19,6 +19,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,8 @@ def executed(model: onnx.ModelProto, timed: Stages, *, interpret: bool) -> dict[
     given = {name: given[name] for name in program.inputs}
     outputs = {}
     for target in TARGETS:
-        exe = timed(f"compile {target}", lambda target=target: gensyn_tvm.compile(program, target))
-        outputs[target] = timed(f"run {target}", lambda exe=exe: exe(**given))
+        exe = timed(f"compile {target}", partial(gensyn_tvm.compile, program, target))
+        outputs[target] = timed(f"run {target}", partial(exe, **given))
     if interpret:
         arrays = {**program.parameters, **program.states, **given}
         (outputs["interpreter"],) = timed("interpret", lambda: run(exe.graph, arrays))
