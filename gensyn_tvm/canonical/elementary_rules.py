@@ -23,7 +23,11 @@ ELEMENTARY_UNARY: dict[str, Rule] = {
     "cos": t.unary(("float32",)),
     "tan": t.unary(("float32",)),
     "asin": t.unary(("float32",)),
+    "acos": t.unary(("float32",)),
     "atan": t.unary(("float32",)),
+    "asinh": t.unary(("float32",)),
+    "acosh": t.unary(("float32",)),
+    "atanh": t.unary(("float32",)),
 }
 ELEMENTARY_BINARY: dict[str, Rule] = {"pow": t.binary((*FLOATS, "int32", "int64"))}
 ELEMENTARY_RULES: dict[str, Rule] = {**ELEMENTARY_UNARY, **ELEMENTARY_BINARY}

@@ -111,6 +111,10 @@ _BINARY64: dict[str, Callable[[Array], Array]] = {
     "cos": np.cos,
     "tan": np.tan,
     "asin": np.arcsin,
+    "acos": np.arccos,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
 }
 _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "exp": _MP.exp,
@@ -130,6 +134,10 @@ _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "cos": _MP.cos,
     "tan": _MP.tan,
     "asin": _MP.asin,
+    "acos": _MP.acos,
+    "asinh": _MP.asinh,
+    "acosh": _MP.acosh,
+    "atanh": _MP.atanh,
 }
 
 #: float32 arrays of any shape to float32 arrays of the same shape.
