@@ -78,8 +78,6 @@ BINARY64: dict[str, Callable[[Array], Array]] = {
     "cos": np.cos,
     "tan": np.tan,
     "asin": np.arcsin,
-    "acos": np.arccos,
-    "asinh": np.arcsinh,
     "acosh": np.arccosh,
     "atanh": np.arctanh,
 }
@@ -101,8 +99,6 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "cos": gmpy2.cos,
     "tan": gmpy2.tan,
     "asin": gmpy2.asin,
-    "acos": gmpy2.acos,
-    "asinh": gmpy2.asinh,
     "acosh": gmpy2.acosh,
     "atanh": gmpy2.atanh,
 }

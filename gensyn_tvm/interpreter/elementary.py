@@ -111,8 +111,6 @@ _BINARY64: dict[str, Callable[[Array], Array]] = {
     "cos": np.cos,
     "tan": np.tan,
     "asin": np.arcsin,
-    "acos": np.arccos,
-    "asinh": np.arcsinh,
     "acosh": np.arccosh,
     "atanh": np.arctanh,
 }
@@ -134,8 +132,6 @@ _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "cos": _MP.cos,
     "tan": _MP.tan,
     "asin": _MP.asin,
-    "acos": _MP.acos,
-    "asinh": _MP.asinh,
     "acosh": _MP.acosh,
     "atanh": _MP.atanh,
 }

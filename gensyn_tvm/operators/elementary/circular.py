@@ -189,6 +189,5 @@ BODIES: dict[str, Callable[[Body, Expr], Expr]] = {
     "cos": cos,
     "tan": tan,
     "asin": asin,
-    "acos": acos,
     "atan": atan,
 }
