@@ -239,6 +239,12 @@ def show(result: dict[str, Any], console: Console, *, failures: bool) -> None:
             console.print(f"{name}: {record['status']}: {record['reason']}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _passed(path: Path, cases: dict[str, Any]) -> dict[str, Record]:
+    """What passed in an earlier run of these tests."""
+    stored = json.loads(path.read_text())["cases"] if path.exists() else {}
+    return {n: r for n, r in stored.items() if n in cases and r["status"] == "passed"}
+
+
 def main() -> None:
     """Command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for each test")
     parser.add_argument("--list-failures", action="store_true")
     parser.add_argument("--no-interpreter", action="store_true", help="do not compare bits with the interpreter")
+    parser.add_argument("--retry", action="store_true", help="keep what passed in the output file and run the rest again")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -256,7 +263,9 @@ def main() -> None:
     if not cases:
         parser.error(f"no test has {options.filter!r} in its name")
     console = Console()
-    records: dict[str, Record] = {}
+    records = _passed(options.output, cases) if options.retry else {}
+    cases = {name: case for name, case in cases.items() if name not in records}
+    total = len(records) + len(cases)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, auto_refresh=False) as progress:
         task = progress.add_task("node tests", total=len(cases))
@@ -265,8 +274,9 @@ def main() -> None:
             records[name] = record
             progress.advance(task)
             progress.refresh()
-            if len(records) % 100 == 0 or len(records) == len(cases):
-                result = summary(records)
+            if len(records) % 100 == 0 or len(records) == total:
+                # After a retry the records come from several runs, perhaps of several versions of this package.
+                result = {**summary(records), "retried": options.retry}
                 options.output.parent.mkdir(parents=True, exist_ok=True)
                 options.output.write_text(json.dumps(result, indent=1) + "\n")
     show(result, console, failures=options.list_failures)
