@@ -16,8 +16,8 @@ from gensyn_tvm.canonical.rule_basics import Attrs, Refused, Rule, Types
 from gensyn_tvm.canonical.types import FLOATS, INTEGERS, NATIVE, TensorType
 from gensyn_tvm.errors import InvalidProgramError, UnsupportedOperatorError, describe
 
-#: Version of the numerics specification (docs/numerics.md). Part of every digest. 0.x: not yet final.
-NUMERICS_VERSION = "0.1"
+#: Version of the numerics specification (docs/numerics.md). Part of every digest; a change of any bit is a new version.
+NUMERICS_VERSION = "1"
 
 
 def infer(op: str, inputs: Types, attrs: Attrs, *, where: str = "") -> tuple[TensorType, ...]:
