@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gensyn_tvm.canonical.types import DTYPES
-from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe
+from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe
 
 try:
     import onnx
 except ImportError as error:
     raise ImportError("from_onnx needs onnx: pip install 'gensyn_tvm[onnx]'") from error
 
-import onnx.external_data_helper
+import onnx.checker
 import onnx.inliner
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
+from gensyn_tvm.frontends.onnx_external import load_external
+from gensyn_tvm.frontends.onnx_structure import check_structure, check_wire
+
 OPSETS = range(1, 29)
 DOMAINS = ("", "ai.onnx")
+
+
+@contextmanager
+def guarded(origin: str, what: str = "cannot import the model", where: str = "") -> Iterator[None]:
+    """Turns whatever the body raises into an ``ImportModelError``; onnx and TVM raise errors of many kinds for odd models."""
+    try:
+        yield
+    except GensynError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:500]
+        found = f"{type(error).__name__}: {text}"
+        raise ImportModelError(describe(f"{origin}: {what}", where=where, found=found)) from error
 
 
 def read(model: Any) -> tuple[onnx.ModelProto, str]:
@@ -34,21 +50,7 @@ def read(model: Any) -> tuple[onnx.ModelProto, str]:
         ImportModelError: no such file, not ONNX, truncated, invalid, external data outside of the model's folder, an opset
             that is not known.
     """
-    if isinstance(model, onnx.ModelProto):
-        origin, proto, folder = "onnx:ModelProto", onnx.ModelProto(), ""
-        proto.CopyFrom(model)
-    elif isinstance(model, str | Path):
-        origin, folder = f"onnx:{Path(model).name}", str(Path(model).parent)
-        proto = _parse(Path(model), origin)
-    else:
-        message, found = "from_onnx cannot read this model", type(model).__name__
-        raise ImportModelError(describe(message, found=found, expected="a path or an onnx.ModelProto"))
-    _load_external(proto, folder, origin, in_memory=isinstance(model, onnx.ModelProto))
-    try:
-        onnx.checker.check_model(proto)
-    except (onnx.checker.ValidationError, ValueError, TypeError) as error:
-        message, found = f"{origin}: not a valid ONNX model", str(error).strip()
-        raise ImportModelError(describe(message, found=found, expected="a model that passes onnx.checker")) from error
+    proto, origin = load(model)
     version = opset(proto)
     if version not in OPSETS:
         raise ImportModelError(
@@ -56,10 +58,51 @@ def read(model: Any) -> tuple[onnx.ModelProto, str]:
                 f"{origin}: unknown opset",
                 found=f"ai.onnx opset {version}",
                 expected=f"{OPSETS.start} to {OPSETS.stop - 1}",
-                remedy="export with another opset, or convert with onnx.version_converter",
+                remedy="export with another opset, or convert it: scripts/convert_onnx.py --pass convert_version",
             )
         )
-    return (onnx.inliner.inline_local_functions(proto) if proto.functions else proto), origin
+    if proto.functions:
+        with guarded(origin, "cannot inline the model's functions"):
+            proto = onnx.inliner.inline_local_functions(proto)
+    return proto, origin
+
+
+def load(model: Any) -> tuple[onnx.ModelProto, str]:
+    """A checked copy of the model with its tensors loaded, and its origin for messages.
+
+    Raises:
+        ImportModelError: as ``read``, which also wants a known opset.
+    """
+    if isinstance(model, onnx.ModelProto):
+        origin, folder = "onnx:ModelProto", ""
+        check_structure(model, origin)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model)
+    elif isinstance(model, str | Path):
+        origin, folder = f"onnx:{Path(model).name}", str(Path(model).parent)
+        proto = _parse(Path(model), origin)
+        check_structure(proto, origin)
+    else:
+        message, found = "from_onnx cannot read this model", type(model).__name__
+        raise ImportModelError(describe(message, found=found, expected="a path or an onnx.ModelProto"))
+    load_external(proto, folder, origin, in_memory=isinstance(model, onnx.ModelProto))
+    _check(proto, origin)
+    return proto, origin
+
+
+def validate(proto: onnx.ModelProto, origin: str) -> None:
+    """Refuse what is no valid ONNX model: first by ``check_structure``, which makes it safe to ask ``onnx.checker``.
+
+    Raises:
+        ImportModelError: with what is wrong, and where.
+    """
+    check_structure(proto, origin)
+    _check(proto, origin)
+
+
+def _check(proto: onnx.ModelProto, origin: str) -> None:
+    with guarded(origin, "not a valid ONNX model"):
+        onnx.checker.check_model(proto)
 
 
 def opset(proto: onnx.ModelProto) -> int:
@@ -74,35 +117,12 @@ def _parse(path: Path, origin: str) -> onnx.ModelProto:
         raise ImportModelError(describe(f"{origin}: cannot read the file", found=str(error))) from error
     if not data:
         raise ImportModelError(describe(f"{origin}: the file is empty", expected="an ONNX model"))
+    check_wire(data, origin)
     try:
         return onnx.load_model_from_string(data)
     except DecodeError as error:
         message, found = f"{origin}: not an ONNX file, or a truncated one", f"{len(data)} bytes, {error}"
         raise ImportModelError(describe(message, found=found, expected="an ONNX model")) from error
-
-
-def _load_external(proto: onnx.ModelProto, folder: str, origin: str, *, in_memory: bool) -> None:
-    """Read tensors that are kept in other files, which have to lie in the model's own folder."""
-    external = [t for t in onnx.external_data_helper._get_all_tensors(proto) if onnx.external_data_helper.uses_external_data(t)]
-    root = os.path.realpath(folder or ".")
-    for tensor in external:
-        location = onnx.external_data_helper.ExternalDataInfo(tensor).location
-        target = os.path.realpath(os.path.join(root, location))
-        if in_memory or os.path.isabs(location) or os.path.commonpath([root, target]) != root:
-            raise ImportModelError(
-                describe(
-                    f"{origin}: tensor {tensor.name!r} is stored outside",
-                    found=f"location {location!r}",
-                    expected="tensors inside the ModelProto" if in_memory else "a file in the model's folder",
-                    remedy="pass the path of the model" if in_memory else "store the model with its weights inside",
-                )
-            )
-    try:
-        if external:
-            onnx.external_data_helper.load_external_data_for_model(proto, root)
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        message = f"{origin}: cannot read the model's external data"
-        raise ImportModelError(describe(message, found=str(error).strip())) from error
 
 
 def element_type(elem_type: int, what: str) -> str:
