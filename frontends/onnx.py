@@ -29,7 +29,7 @@ from gensyn_tvm.frontends.emit import constant
 from gensyn_tvm.frontends.onnx_emit import OnnxEmitter, StoredNeededError, ValuesNeededError
 from gensyn_tvm.frontends.onnx_graph import GraphConverter, check_operators, place_of
 from gensyn_tvm.frontends.onnx_operators import CONSTANT_INPUTS
-from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, fix_shapes, initialisers, onnx, read
+from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, fix_shapes, guarded, initialisers, onnx, read
 from gensyn_tvm.program import Program
 
 __all__ = ["Layout", "OnnxModel", "ValuesNeededError", "from_onnx", "import_model", "leaves"]
@@ -94,26 +94,29 @@ def import_model(
 ) -> OnnxModel:
     """``from_onnx``, with what is needed to run models whose outputs are no tensors."""
     proto, origin = read(model)
-    versions = {"" if o.domain in DOMAINS else o.domain: o.version for o in proto.opset_import}
-    check_operators(proto.graph, versions)
-    arrays = initialisers(proto)
-    types = _input_types(proto.graph)
-    bound, structures = _special_inputs(types, shapes or {}, values or {}, origin)
-    others = [i for i in proto.graph.input if i.name not in bound and i.name not in structures]
-    del proto.graph.input[:]
-    proto.graph.input.extend(others)
-    tensor_shapes = fix_shapes(proto, {n: s for n, s in (shapes or {}).items() if n not in structures}, origin)
-    given = {n: structures[n] if n in structures else tensor_shapes[n] for n in types if n not in bound}
-    _separate_statistics(proto.graph, arrays)
-    constants: set[str] = set()
-    while True:
-        roles = _roles(proto.graph, arrays, trainable, origin, constants)
-        try:
-            return _import(proto.graph, versions, arrays, roles, bound, {n: (types[n], s) for n, s in given.items()}, origin)
-        except StoredNeededError as error:
-            if set(error.names) <= constants | set(trainable or ()):
-                raise
-            constants.update(error.names)
+    with guarded(origin):
+        versions = {"" if o.domain in DOMAINS else o.domain: o.version for o in proto.opset_import}
+        check_operators(proto.graph, versions)
+        arrays = initialisers(proto)
+        types = _input_types(proto.graph)
+        bound, structures = _special_inputs(types, shapes or {}, values or {}, origin)
+        others = [i for i in proto.graph.input if i.name not in bound and i.name not in structures]
+        del proto.graph.input[:]
+        proto.graph.input.extend(others)
+        tensor_shapes = fix_shapes(proto, {n: s for n, s in (shapes or {}).items() if n not in structures}, origin)
+        given = {n: structures[n] if n in structures else tensor_shapes[n] for n in types if n not in bound}
+        _separate_statistics(proto.graph, arrays)
+        constants: set[str] = set()
+        while True:
+            roles = _roles(proto.graph, arrays, trainable, origin, constants)
+            try:
+                return _import(
+                    proto.graph, versions, arrays, roles, bound, {n: (types[n], s) for n, s in given.items()}, origin
+                )
+            except StoredNeededError as error:
+                if set(error.names) <= constants | set(trainable or ()):
+                    raise
+                constants.update(error.names)
 
 
 def _import(

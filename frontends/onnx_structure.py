@@ -1,5 +1,5 @@
-"""What has to hold of an ONNX model before any code in C++ sees it (onnx.checker, the inliner, TVM): those abort, overflow their
-stack or read past the end of arrays where a model breaks rules that they take for granted. Nothing here knows TVM.
+"""What has to hold of an ONNX model before any code in C++ sees it (onnx.checker, the inliner, TVM): those abort, overflow
+their stack or read past the end of arrays where a model breaks rules that they take for granted. Nothing here knows TVM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_RANK = 64
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 _DATA = onnx.TensorProto
-#: Element types by the field that holds them when ``raw_data`` does not; bits of an element; numbers of the field for one element.
+#: Element types: the field that holds them when ``raw_data`` does not, and the bits of an element.
 _FIELDS: dict[int, tuple[str, int]] = {
     **{t: ("float_data", 32) for t in (_DATA.FLOAT,)},
     **{t: ("int32_data", 32) for t in (_DATA.INT32,)},

@@ -3,8 +3,8 @@
     from gensyn_tvm.frontends import onnx_passes
     model = onnx_passes.run(model, ["convert_version=21", "inline_functions", "fold_constants", "eliminate_dead_ends"])
 
-Names of values and nodes, metadata, doc strings and operator set imports are kept. Models are checked before and after each pass.
-``scripts/convert_onnx.py`` runs passes on files.
+Names of values and nodes, metadata, doc strings and operator set imports are kept. Models are checked
+before and after each pass. ``scripts/convert_onnx.py`` runs passes on files.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from gensyn_tvm.frontends.onnx_passes.walk import copy_of, is_default, subgraphs
 def eliminate_dead_ends(model: onnx.ModelProto, *, keep_inputs: bool = False) -> onnx.ModelProto:
     """Remove nodes, initializers and inputs that no output depends on, and Identity nodes.
 
-    Subgraphs are treated alike, but keep their inputs, which the node around them counts. Outputs of the model keep their names:
-    an Identity between an input (or initializer) and an output stays.
+    Subgraphs are treated alike, but keep their inputs, which the node around them counts. Outputs of the model keep their
+    names: an Identity between an input (or initializer) and an output stays.
 
     Args:
         model: a valid model; it is not changed.

@@ -12,6 +12,7 @@ import onnx.numpy_helper
 
 from gensyn_tvm import interpreter
 from gensyn_tvm.errors import GensynError
+from gensyn_tvm.frontends.onnx_passes.integers import OPERATORS, as_numbers, of_array
 from gensyn_tvm.frontends.onnx_passes.walk import copy_of, is_default, subgraphs
 from gensyn_tvm.frontends.onnx_reader import guarded
 from gensyn_tvm.frontends.onnx_structure import tensor_bytes
@@ -29,9 +30,9 @@ _OPEN += ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLik
 def fold_constants(model: onnx.ModelProto, *, limit: int = LIMIT, training: bool = False) -> onnx.ModelProto:
     """Replace nodes whose inputs are all constant by what they compute.
 
-    The outcome is computed by the interpreter of canonical graphs on what ``from_onnx`` makes of the node, and has the bits that
-    the compiled program would have computed. Nodes that cannot be imported stay. Shape and Size are folded too where the shape
-    is known: apply ``infer_shapes`` first.
+    The outcome is computed by the interpreter of canonical graphs on what ``from_onnx`` makes of the node, and has the bits
+    that the compiled program would have computed. Nodes that cannot be imported stay. Shape and Size are folded too where
+    the shape is known: apply ``infer_shapes`` first.
 
     What depends on an initializer becomes an initializer; what depends on none becomes a Constant, which never trains.
 
@@ -122,7 +123,7 @@ class _Folder:
             return None
         try:
             with guarded("fold"):
-                arrays = self._compute(node, constants)
+                arrays = _divided(node, constants) or self._compute(node, constants)
         except GensynError:
             return None
         if arrays is None:
@@ -155,6 +156,18 @@ class _Folder:
         arrays = {**program.parameters, **program.states}
         computed = interpreter.run(canonical, {i.name: arrays[i.name] for i in canonical.inputs})
         return dict(zip(names, computed, strict=True))
+
+
+def _divided(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> dict[str, np.ndarray] | None:
+    """Quotients and remainders of shapes, which programs have no operator for; None for anything else."""
+    if node.op_type not in ("Div", "Mod") or any(t.data_type != onnx.TensorProto.INT64 for t in constants.values()):
+        return None
+    given = [of_array(np.asarray(onnx.numpy_helper.to_array(constants[name]))) for name in node.input]
+    result = OPERATORS[node.op_type](given, {})
+    numbers = as_numbers(result)
+    if result is None or numbers is None:
+        return None
+    return {node.output[0]: np.array(numbers, dtype=np.int64).reshape(result.shape)}
 
 
 def _shape(node: onnx.NodeProto, scope: _Scope) -> list[onnx.TensorProto] | None:

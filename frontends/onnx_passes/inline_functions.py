@@ -17,8 +17,8 @@ def inline_functions(model: onnx.ModelProto, *, operators: Collection[str] = ())
 
     Args:
         model: a valid model; it is not changed.
-        operators: names of ONNX's own operators to expand too, like ``Gelu``. Those that do not occur are left out; in a version
-            of the operator set where an operator is primitive it stays.
+        operators: names of ONNX's own operators to expand too, like ``Gelu``. Those that do not occur are left out; in a
+            version of the operator set where an operator is primitive it stays.
 
     Raises:
         InputError: an operator that has no function body in any version.

@@ -1,6 +1,6 @@
-"""Integer tensors that shapes are computed with, as far as they are known: arrays of Python objects, of which an int is a number,
-a text the name of an open dimension, and None unknown. Integer arithmetic only, in Python's unbounded integers; what leaves
-32 bits is unknown, so it does not matter whether the model computes with int32 or int64.
+"""Integer tensors that shapes are computed with, as far as they are known: arrays of Python objects, of which an int is a
+number, a text the name of an open dimension, and None unknown. Integer arithmetic only, in Python's unbounded integers; what
+leaves 32 bits is unknown, so it does not matter whether the model computes with int32 or int64.
 """
 
 from __future__ import annotations
