@@ -23,8 +23,10 @@ LIMIT = 1 << 20
 _WORK = 1 << 24
 
 #: Operators with an outcome that training or a generator of random numbers decides.
-_OPEN = ("BatchNormalization", "Bernoulli", "Dropout", "Multinomial")
-_OPEN += ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+_OPEN = (
+    *("BatchNormalization", "Bernoulli", "Dropout", "Multinomial"),
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+)
 
 
 def fold_constants(model: onnx.ModelProto, *, limit: int = LIMIT, training: bool = False) -> onnx.ModelProto:

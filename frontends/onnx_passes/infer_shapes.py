@@ -132,7 +132,8 @@ def _integers(node: onnx.NodeProto, inputs: list[Known], attributes: dict[str, A
         dims = scope.dims(node.input[0])
         if dims is None or node.op_type == "Shape":
             return None if dims is None else known(dims[attributes.get("start", 0) : attributes.get("end")])
-        return known(math.prod(dims)) if as_numbers(known(dims)) is not None else None
+        numbers = as_numbers(known(dims))
+        return None if numbers is None else known(math.prod(numbers))
     if node.op_type == "Cast":
         return inputs[0] if attributes.get("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) else None
     rule = OPERATORS.get(node.op_type)

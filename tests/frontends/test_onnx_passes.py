@@ -150,7 +150,9 @@ def test_versions_that_cannot_be() -> None:
         onnx_passes.run(_old(), ["convert_version=9"])
     with pytest.raises(ImportModelError, match=r"local functions(.|\n)*Twice(.|\n)*inline_functions first"):
         onnx_passes.run(_with_function(), ["convert_version=22"])
-    model = build([node("Upsample", ["x", "s"], ["y"])], {"x": [2, 3]}, {"y": [4, 6]}, {"s": np.float32([2, 2])}, opset=9)
+    model = build(
+        [node("Upsample", ["x", "s"], ["y"])], {"x": [2, 3]}, {"y": [4, 6]}, {"s": np.array([2, 2], np.float32)}, opset=9
+    )
     new = onnx_passes.run(model, ["convert_version=13"])
     assert operators(new)[-1] in ("Resize", "Upsample")
 
@@ -316,7 +318,8 @@ def test_contradictory_types_are_refused() -> None:
 
 # ---- fold_constants -------------------------------------------------------------------------------------------------
 
-HARD = np.concatenate([random(5), np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-42, 3e38, -1e-20])]).reshape(1, 13)
+SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-42, 3e38, -1e-20]
+HARD = np.concatenate([random(5), np.array(SPECIAL, np.float32)]).reshape(1, 13)
 
 FOLDS: dict[str, tuple[list[Any], dict[str, Array]]] = {
     "exp": ([node("Exp", ["a"], ["f"])], {"a": HARD}),
