@@ -133,7 +133,10 @@ def _integers(node: onnx.NodeProto, inputs: list[Known], attributes: dict[str, A
         if dims is None or node.op_type == "Shape":
             return None if dims is None else known(dims[attributes.get("start", 0) : attributes.get("end")])
         numbers = as_numbers(known(dims))
-        return None if numbers is None else known(math.prod(numbers))
+        if numbers is None:
+            return None
+        count: int = math.prod(numbers)
+        return known(count)
     if node.op_type == "Cast":
         return inputs[0] if attributes.get("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) else None
     rule = OPERATORS.get(node.op_type)
