@@ -160,7 +160,7 @@ def _reshape(node: onnx.NodeProto, x: list[Known], scope: _Known, a: Mapping[str
     rest = dims[:place] + dims[place + 1 :]
     total = None if source is None else as_numbers(known(source))
     others = as_numbers(known(rest))
-    if total is not None and others is not None and math.prod(others):
+    if total is not None and others is not None and 0 not in others:
         dims[place] = math.prod(total) // math.prod(others)
     else:
         dims[place] = _single(source, rest)
