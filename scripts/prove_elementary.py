@@ -78,6 +78,7 @@ BINARY64: dict[str, Callable[[Array], Array]] = {
     "cos": np.cos,
     "tan": np.tan,
     "asin": np.arcsin,
+    "acos": np.arccos,
     "acosh": np.arccosh,
     "atanh": np.arctanh,
 }
@@ -99,6 +100,7 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "cos": gmpy2.cos,
     "tan": gmpy2.tan,
     "asin": gmpy2.asin,
+    "acos": gmpy2.acos,
     "acosh": gmpy2.acosh,
     "atanh": gmpy2.atanh,
 }

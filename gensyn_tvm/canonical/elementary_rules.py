@@ -23,6 +23,7 @@ ELEMENTARY_UNARY: dict[str, Rule] = {
     "cos": t.unary(("float32",)),
     "tan": t.unary(("float32",)),
     "asin": t.unary(("float32",)),
+    "acos": t.unary(("float32",)),
     "atan": t.unary(("float32",)),
     "acosh": t.unary(("float32",)),
     "atanh": t.unary(("float32",)),

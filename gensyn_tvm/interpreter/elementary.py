@@ -111,6 +111,7 @@ _BINARY64: dict[str, Callable[[Array], Array]] = {
     "cos": np.cos,
     "tan": np.tan,
     "asin": np.arcsin,
+    "acos": np.arccos,
     "acosh": np.arccosh,
     "atanh": np.arctanh,
 }
@@ -132,6 +133,7 @@ _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "cos": _MP.cos,
     "tan": _MP.tan,
     "asin": _MP.asin,
+    "acos": _MP.acos,
     "acosh": _MP.acosh,
     "atanh": _MP.atanh,
 }

@@ -38,6 +38,7 @@ SPECIALS: dict[str, list[tuple[float, float]]] = {
     "cos": [(-INF, NAN), (INF, NAN), (0.0, 1.0), (-0.0, 1.0), (TINY, 1.0), (PI, -1.0), (PI / 2, -4.371139e-08)],
     "tan": [(-INF, NAN), (INF, NAN), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (PI / 4, 1.0)],
     "asin": [(1.0, PI / 2), (-1.0, -PI / 2), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (1.5, NAN), (-1.5, NAN), (INF, NAN)],
+    "acos": [(1.0, 0.0), (-1.0, PI), (0.0, PI / 2), (-0.0, PI / 2), (1.5, NAN), (-1.5, NAN), (INF, NAN), (-INF, NAN)],
     "acosh": [(1.0, 0.0), (0.5, NAN), (-1.0, NAN), (0.0, NAN), (-INF, NAN), (INF, INF)],
     "atanh": [(1.0, INF), (-1.0, -INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (1.5, NAN), (-1.5, NAN), (INF, NAN)],
     "cosh": [(-INF, INF), (INF, INF), (0.0, 1.0), (-0.0, 1.0), (TINY, 1.0), (90.0, INF), (-90.0, INF)],
@@ -61,6 +62,7 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "cos": gmpy2.cos,
     "tan": gmpy2.tan,
     "asin": gmpy2.asin,
+    "acos": gmpy2.acos,
     "acosh": gmpy2.acosh,
     "atanh": gmpy2.atanh,
 }

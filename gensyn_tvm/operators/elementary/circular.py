@@ -189,5 +189,6 @@ BODIES: dict[str, Callable[[Body, Expr], Expr]] = {
     "cos": cos,
     "tan": tan,
     "asin": asin,
+    "acos": acos,
     "atan": atan,
 }

@@ -38,6 +38,7 @@ HARD: dict[str, dict[int, int]] = {
     "cos": {0x5F18B878: 0x3F7F14BB, 0x6115CB11: 0x3F78142F, 0x7908CD73: 0x3F798BB5},
     "tan": {},
     "asin": {},
+    "acos": {0x328885A3: 0x3FC90FDB, 0x39826222: 0x3FC907B5},
     "acosh": {0x655890D3: 0x4254D1F9, 0x6EB1A8EC: 0x42845A89},
     "atanh": {},
 }
