@@ -278,6 +278,8 @@ class _Checker:
                 raise self.refuse("an attribute's value is of another kind", what, ", ".join(sorted(given)), kind)
             if node.domain in DEFAULT_DOMAINS:
                 self.numbers(attribute, what)
+                if (node.op_type, attribute.name) == ("Einsum", "equation"):
+                    self.equation(attribute.s, what)
 
     def numbers(self, attribute: onnx.AttributeProto, what: str) -> None:
         values = list(attribute.ints) if attribute.type == onnx.AttributeProto.INTS else [attribute.i]
@@ -286,6 +288,12 @@ class _Checker:
         least = _LEAST[attribute.name]
         if any(not least <= v < _INT32 for v in values):
             raise self.refuse("an attribute outside its range", what, str(values), f"{least} to {_INT32 - 1}")
+
+    def equation(self, text: bytes, what: str) -> None:
+        """That ONNX's shape inference, which never returns from other dots, finds at most one ellipsis in each term."""
+        terms = text.replace(b"->", b",").split(b",")
+        if any(b"." in term.replace(b"...", b"", 1) for term in terms):
+            raise self.refuse("stray dots in an equation", what, repr(text), "at most one '...' in a term, and no other dots")
 
     # ---- graphs
 

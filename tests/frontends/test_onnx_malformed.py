@@ -57,6 +57,10 @@ def _functions(*calls: tuple[str, list[str]]) -> Change:
     return change
 
 
+def _equation(text: str) -> Change:
+    return lambda m: m.graph.node.append(node("Einsum", ["x", "w"], ["sums"], name="einsum", equation=text))
+
+
 def _set(path: str, new: Any) -> Change:
     """Assign to, for example, ``graph.node[0].name``; a list replaces a repeated field."""
 
@@ -111,6 +115,10 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "kind": (_set(f"{STRIDES}.type", onnx.AttributeProto.FLOATS), r"value is of another kind(.|\n)*expected: FLOATS"),
     "no kind": (_set(f"{STRIDES}.type", 0), r"an attribute without a kind\n  in: attribute 'strides'"),
+    **{
+        f"equation {text}": (_equation(text), r"stray dots in an equation\n  in: attribute 'equation' of node 'einsum'")
+        for text in ("i.j,jk->ik", "..ij,jk->ik", "....ij,jk->ik", "...i...j,jk->ik", "ij,jk->i.k")
+    },
     "attribute twice": (_set(f"{STRIDES}.name", "kernel_shape"), r"used twice \(attributes\)\n  in: node 'pool'"),
     "reference": (_set(f"{STRIDES}.ref_attr_name", "s"), r"reference to an attribute outside of a function"),
     "NUL": (_set("graph.node[0].name", "a\0b"), r"a name with a NUL character(.|\n)*'a\\x00b'"),
