@@ -24,9 +24,13 @@ def model(
     constants: Sequence[int] = (),
     outputs: int = 1,
     opset: int = 21,
+    rank: int | None = None,
     **attributes: Any,
 ) -> onnx.ModelProto:
-    """One node whose inputs x0, x1, … (None: left out) are graph inputs, or initializers where ``constants`` says so."""
+    """One node whose inputs x0, x1, … (None: left out) are graph inputs, or initializers where ``constants`` says so.
+
+    With ``rank`` the outputs have that many axes of open extents and x0's dtype; otherwise onnx infers their types.
+    """
     names = ["" if array is None else f"x{k}" for k, array in enumerate(inputs)]
     infos, stored = [], []
     for k, array in enumerate(inputs):
@@ -38,9 +42,12 @@ def model(
             infos.append(helper.make_tensor_value_info(f"x{k}", helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
     results = [onnx.ValueInfoProto(name=f"y{k}") for k in range(outputs)]
     node = helper.make_node(operator, names, [r.name for r in results], **attributes)
+    if rank is not None:
+        kind = infos[0].type.tensor_type.elem_type
+        results = [helper.make_tensor_value_info(r.name, kind, [f"{r.name}_{k}" for k in range(rank)]) for r in results]
     graph = helper.make_graph([node], "graph", infos, results, stored)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    return onnx.shape_inference.infer_shapes(proto)
+    return proto if rank is not None else onnx.shape_inference.infer_shapes(proto)
 
 
 def ours(proto: onnx.ModelProto, inputs: Sequence[Array | None]) -> list[Array]:
