@@ -79,6 +79,7 @@ BINARY64: dict[str, Callable[[Array], Array]] = {
     "tan": np.tan,
     "asin": np.arcsin,
     "acos": np.arccos,
+    "asinh": np.arcsinh,
     "acosh": np.arccosh,
     "atanh": np.arctanh,
 }
@@ -101,6 +102,7 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "tan": gmpy2.tan,
     "asin": gmpy2.asin,
     "acos": gmpy2.acos,
+    "asinh": gmpy2.asinh,
     "acosh": gmpy2.acosh,
     "atanh": gmpy2.atanh,
 }

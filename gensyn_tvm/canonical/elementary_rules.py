@@ -25,6 +25,7 @@ ELEMENTARY_UNARY: dict[str, Rule] = {
     "asin": t.unary(("float32",)),
     "acos": t.unary(("float32",)),
     "atan": t.unary(("float32",)),
+    "asinh": t.unary(("float32",)),
     "acosh": t.unary(("float32",)),
     "atanh": t.unary(("float32",)),
 }

@@ -112,6 +112,7 @@ _BINARY64: dict[str, Callable[[Array], Array]] = {
     "tan": np.tan,
     "asin": np.arcsin,
     "acos": np.arccos,
+    "asinh": np.arcsinh,
     "acosh": np.arccosh,
     "atanh": np.arctanh,
 }
@@ -134,6 +135,7 @@ _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "tan": _MP.tan,
     "asin": _MP.asin,
     "acos": _MP.acos,
+    "asinh": _MP.asinh,
     "acosh": _MP.acosh,
     "atanh": _MP.atanh,
 }

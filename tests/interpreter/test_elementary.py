@@ -39,6 +39,7 @@ SPECIALS: dict[str, list[tuple[float, float]]] = {
     "tan": [(-INF, NAN), (INF, NAN), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY), (PI / 4, 1.0)],
     "asin": [(1.0, PI / 2), (-1.0, -PI / 2), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (1.5, NAN), (-1.5, NAN), (INF, NAN)],
     "acos": [(1.0, 0.0), (-1.0, PI), (0.0, PI / 2), (-0.0, PI / 2), (1.5, NAN), (-1.5, NAN), (INF, NAN), (-INF, NAN)],
+    "asinh": [(-INF, -INF), (INF, INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY)],
     "acosh": [(1.0, 0.0), (0.5, NAN), (-1.0, NAN), (0.0, NAN), (-INF, NAN), (INF, INF)],
     "atanh": [(1.0, INF), (-1.0, -INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (1.5, NAN), (-1.5, NAN), (INF, NAN)],
     "cosh": [(-INF, INF), (INF, INF), (0.0, 1.0), (-0.0, 1.0), (TINY, 1.0), (90.0, INF), (-90.0, INF)],
@@ -63,6 +64,7 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "tan": gmpy2.tan,
     "asin": gmpy2.asin,
     "acos": gmpy2.acos,
+    "asinh": gmpy2.asinh,
     "acosh": gmpy2.acosh,
     "atanh": gmpy2.atanh,
 }

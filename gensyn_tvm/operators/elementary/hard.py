@@ -39,6 +39,7 @@ HARD: dict[str, dict[int, int]] = {
     "tan": {},
     "asin": {},
     "acos": {0x328885A3: 0x3FC90FDB, 0x39826222: 0x3FC907B5},
+    "asinh": {0x4BDD65A5: 0x418F034B, 0x655890D3: 0x4254D1F9, 0x6EB1A8EC: 0x42845A89},
     "acosh": {0x655890D3: 0x4254D1F9, 0x6EB1A8EC: 0x42845A89},
     "atanh": {},
 }

@@ -194,6 +194,7 @@ BODIES: dict[str, Callable[[Body, Expr], Expr]] = {
     "log1p": log1p,
     "log2": log2,
     "log10": log10,
+    "asinh": asinh,
     "acosh": acosh,
     "atanh": atanh,
 }
