@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gensyn_tvm.canonical.types import DTYPES
+from gensyn_tvm.canonical.types import DTYPES, NARROW_FLOATS
 from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe
 from gensyn_tvm.program import Program
 
@@ -78,6 +78,7 @@ def from_torch(
 def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Program:
     exported = prepare(exported, origin)
     parameters, states, tied = _arrays(exported)
+    _check_values(exported)
     bindings, variables, results = _convert(_everything_named(exported))
     specs = exported.graph_signature.input_specs
     user_inputs = [s.arg.name for s in specs if s.kind is InputKind.USER_INPUT]
@@ -99,6 +100,24 @@ def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Pr
             origin=origin,
         )
     )
+
+
+def _check_values(exported: Any) -> None:
+    """Refuse dtypes that no program has (complex numbers …), which TVM's importer would fail on."""
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and dtype_name(value.dtype) not in DTYPES:
+            found, expected = dtype_name(value.dtype), ", ".join(DTYPES)
+            raise UnsupportedOperatorError(str(node.target), where=node.name, found=found, expected=expected)
+
+
+def _as_array(tensor: torch.Tensor) -> np.ndarray:
+    """A copy; of the floats that NumPy does not have by itself the bits are taken."""
+    tensor, dtype = tensor.detach().cpu(), dtype_name(tensor.dtype)
+    if dtype in NARROW_FLOATS and dtype != "float16":
+        bits = tensor.contiguous().view(torch.int16 if tensor.element_size() == 2 else torch.uint8)
+        return np.array(bits.numpy(), order="C", copy=True).view(np.dtype(dtype))
+    return np.array(tensor.numpy(), order="C", copy=True)
 
 
 def _arrays(exported: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
@@ -123,7 +142,7 @@ def _arrays(exported: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
                 "  what to do: tie them by assigning the same object to both modules"
             )
         trainable = isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
-        arrays[0 if trainable else 1][name] = np.array(tensor.detach().cpu().numpy(), order="C", copy=True)
+        arrays[0 if trainable else 1][name] = _as_array(tensor)
     return *arrays, tied
 
 
