@@ -99,6 +99,10 @@ def convert_batch_norm(e: Emitter, x: Inputs, a: Attributes) -> Any:
     _floats(e, x[0])
     if not a.get("spatial", 1):
         raise e.refuse("spatial=0", expected="statistics for each channel")
+    channels = shape_of(x[0])[1] if rank_of(x[0]) > 1 else 1
+    if any(shape_of(v) != [channels] for v in x[1:5]):
+        found = ", ".join(str(tuple(shape_of(v))) for v in x[1:5])
+        raise e.refuse(f"scale, bias, mean and variance of {found}", expected=f"({channels},), one value for each channel")
     # ONNX weights the old value with momentum, we weight the new one.
     kept = convert_shortest(a.get("momentum", 0.9))
     trains = bool(a.get("training_mode", 0)) if a.opset >= 14 else a.outputs > 1
