@@ -6,6 +6,7 @@ operator, and only where somebody asks for it; so it has the bits that the compi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from gensyn_tvm.errors import ImportModelError, describe
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant
 
 _NOTHING: frozenset[Any] = frozenset()
+#: Most elements of a value that is computed at import.
+_LARGEST_FOLDED = 2**24
 
 
 class ValuesNeededError(ImportModelError):
@@ -168,6 +171,7 @@ class OnnxEmitter(Emitter):
             return self._values[value.tuple_value][value.index]
         local = relax.Var(variable.name, variable.ty)
         fields = getattr(variable.ty, "fields", None)
+        self._check_size([variable.ty] if fields is None else list(fields), str(variable.name))
         results = [local] if fields is None else [relax.TupleGetItem(local, k) for k in range(len(fields))]
         block = relax.DataflowBlock([relax.VarBinding(local, self._with_constants(value))])
         result_type = relax.TupleType([variable.ty] if fields is None else list(fields))
@@ -176,6 +180,21 @@ class OnnxEmitter(Emitter):
         graph = freeze(tvm.IRModule({"main": main}), name="import", inputs=(), outputs=names)
         arrays = interpreter.run(graph, {})
         return arrays[0] if fields is None else tuple(arrays)
+
+    def _check_size(self, types: Sequence[Any], place: str) -> None:
+        """Shapes and attributes are small; a file that says otherwise must not use up the memory."""
+        for ty in types:
+            size = math.prod(int(extent) for extent in ty.shape)
+            if size > _LARGEST_FOLDED:
+                raise ImportModelError(
+                    describe(
+                        f"{self.operator!r} needs a large value at import",
+                        where=place,
+                        found=f"{size:,} elements",
+                        expected=f"at most {_LARGEST_FOLDED:,}",
+                        remedy="let shapes and attributes depend on small tensors",
+                    )
+                )
 
     def _with_constants(self, expr: Expr) -> Expr:
         if isinstance(expr, tvm.ir.Var):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from gensyn_tvm.canonical.types import FLOATS, INTEGERS, NARROW_FLOATS, NARROW_INTEGERS
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant_of, dtype_of, number, op, rank_of, shape_of
@@ -140,45 +138,15 @@ def convert_pow(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 # ---- circular and hyperbolic functions ------------------------------------------------------------------------------
 
 
-def _single(function: Callable[[Emitter, Expr], Expr]) -> Converter:
-    """Of float32 only."""
+def _single(name: str) -> Converter:
+    """A correctly rounded function, of float32 only."""
 
     def convert(e: Emitter, x: Inputs, a: Attributes) -> Expr:
         if dtype_of(x[0]) != "float32":
             raise e.refuse(f"an input of {dtype_of(x[0])}", expected="float32", remedy="cast to float32 first")
-        return function(e, x[0])
+        return e.canonical(name, x[0])
 
     return convert
-
-
-def _log1p(e: Emitter, x: Expr) -> Expr:
-    return e.canonical("log1p", x)
-
-
-def _acos(e: Emitter, x: Expr) -> Expr:
-    """2 atan(sqrt((1 - x) / (1 + x)))"""
-    return e.mul(e(op.atan(e(op.sqrt(e.div(e.sub(1.0, x), e.add(x, 1.0)))))), 2.0)
-
-
-def _asinh(e: Emitter, x: Expr) -> Expr:
-    """log1p(a + a / (1 / a + sqrt(1 + 1 / a^2))) with a = |x|, and the sign of x; x itself where x is 0"""
-    size = e(op.abs(x))
-    inverse = e.div(1.0, size)
-    tail = e.div(size, e.add(inverse, e(op.sqrt(e.add(e.mul(inverse, inverse), 1.0)))))
-    y = _log1p(e, e.add(size, tail))
-    y = e.where(e(op.less(x, number(0, "float32"))), e(op.negative(y)), y)
-    return e.where(e(op.equal(x, number(0, "float32"))), x, y)
-
-
-def _acosh(e: Emitter, x: Expr) -> Expr:
-    """log1p(t + sqrt(t) sqrt(t + 2)) with t = x - 1"""
-    t = e.sub(x, 1.0)
-    return _log1p(e, e.add(t, e.mul(e(op.sqrt(t)), e(op.sqrt(e.add(t, 2.0))))))
-
-
-def _atanh(e: Emitter, x: Expr) -> Expr:
-    """log1p(2 x / (1 - x)) / 2"""
-    return e.mul(_log1p(e, e.div(e.mul(x, 2.0), e.sub(1.0, x))), 0.5)
 
 
 NUMBERS: dict[str, Converter] = {
@@ -193,12 +161,12 @@ NUMBERS: dict[str, Converter] = {
     "Div": convert_div,
     "Mod": convert_mod,
     "Pow": convert_pow,
-    "Sin": _single(lambda e, x: e.canonical("sin", x)),
-    "Cos": _single(lambda e, x: e.canonical("cos", x)),
-    "Tan": _single(lambda e, x: e.canonical("tan", x)),
-    "Asin": _single(lambda e, x: e.canonical("asin", x)),
-    "Acos": _single(_acos),
-    "Asinh": _single(_asinh),
-    "Acosh": _single(_acosh),
-    "Atanh": _single(_atanh),
+    "Sin": _single("sin"),
+    "Cos": _single("cos"),
+    "Tan": _single("tan"),
+    "Asin": _single("asin"),
+    "Acos": _single("acos"),
+    "Asinh": _single("asinh"),
+    "Acosh": _single("acosh"),
+    "Atanh": _single("atanh"),
 }

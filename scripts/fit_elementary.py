@@ -18,6 +18,8 @@ Function = Callable[[Any], Any]
 
 #: Point around which the squared argument of erf is expanded; a binary64 number.
 ERF_CENTRE = 7.6875
+#: Where the variable of erfc is 0.
+ERFC_CENTRE = 2.5
 
 
 def interpolate(function: Function, low: Any, high: Any, degree: int) -> list[float]:
@@ -85,6 +87,12 @@ def erf_ratio(t: Any) -> Any:
     return mpmath.erf(x) / x
 
 
+def erfc_scaled(t: Any) -> Any:
+    """e^(x^2) erfc(x) with t = (x - ERFC_CENTRE) / (x + ERFC_CENTRE)."""
+    x = ERFC_CENTRE * (1 + t) / (1 - t)
+    return mpmath.exp(x * x) * mpmath.erfc(x)
+
+
 def exp_ratio(end: Any) -> tuple[list[float], list[float]]:
     """P and Q of e^r = (P(r^2) + r Q(r^2)) / (P(r^2) - r Q(r^2)), both of degree 2, P(0) = 1, Q(0) = 1/2, for r^2 <= end."""
     nodes = [end / 2 * (1 + mpmath.cos(mpmath.pi * (2 * i + 1) / 8)) for i in range(4)]
@@ -130,11 +138,13 @@ def main() -> None:
     log_end = ((mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1)) ** 2
     atan_end = (mpmath.sqrt(2) - 1) ** 2
     erf_end = mpmath.mpf("15.3666")
+    erfc_low, erfc_high = ((mpmath.mpf(x) - ERFC_CENTRE) / (mpmath.mpf(x) + ERFC_CENTRE) for x in ("0.5", "10.07"))
     even, odd = exp_ratio(half_log2**2)
     tables = {
         "EXP_TAIL": interpolate(exp_tail, -half_log2, half_log2, 9),
         "EXP_EVEN": even,
         "EXP_ODD": odd,
+        "ERFC_SCALED": interpolate(erfc_scaled, erfc_low, erfc_high, 20),
         "LOG_SERIES": interpolate(log_series, mpmath.mpf(0), log_end, 6),
         "EXP2_TAIL": interpolate(exp2_tail, -mpmath.mpf("0.5"), mpmath.mpf("0.5"), 10),
         "ATAN_SERIES": interpolate(atan_series, mpmath.mpf(0), atan_end * mpmath.mpf("1.0000001"), 10),

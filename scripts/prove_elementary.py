@@ -56,6 +56,10 @@ def _sigmoid64(d: Array) -> Array:
     return 1.0 / (1.0 + np.exp(-d))
 
 
+def _rsqrt64(d: Array) -> Array:
+    return 1.0 / np.sqrt(d)
+
+
 def _sigmoid_mpfr(x: Any) -> Any:
     return 1 / (1 + gmpy2.exp(-x))
 
@@ -81,6 +85,9 @@ BINARY64: dict[str, Callable[[Array], Array]] = {
     "acos": np.arccos,
     "asinh": np.arcsinh,
     "acosh": np.arccosh,
+    "erfc": special.erfc,
+    "rsqrt": _rsqrt64,
+    "cbrt": np.cbrt,
     "atanh": np.arctanh,
 }
 MPFR: dict[str, Callable[[Any], Any]] = {
@@ -104,6 +111,9 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "acos": gmpy2.acos,
     "asinh": gmpy2.asinh,
     "acosh": gmpy2.acosh,
+    "erfc": gmpy2.erfc,
+    "rsqrt": gmpy2.rec_sqrt,
+    "cbrt": gmpy2.cbrt,
     "atanh": gmpy2.atanh,
 }
 

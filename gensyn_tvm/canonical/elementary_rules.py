@@ -27,6 +27,9 @@ ELEMENTARY_UNARY: dict[str, Rule] = {
     "atan": t.unary(("float32",)),
     "asinh": t.unary(("float32",)),
     "acosh": t.unary(("float32",)),
+    "erfc": t.unary(("float32",)),
+    "rsqrt": t.unary(("float32",)),
+    "cbrt": t.unary(("float32",)),
     "atanh": t.unary(("float32",)),
 }
 ELEMENTARY_BINARY: dict[str, Rule] = {"pow": t.binary((*FLOATS, "int32", "int64"))}

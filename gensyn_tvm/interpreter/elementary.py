@@ -33,6 +33,18 @@ def _sigmoid_mp(x: Any) -> Any:
     return 1 / (1 + _MP.exp(-x))
 
 
+def _rsqrt(x: Array) -> Array:
+    return 1.0 / np.sqrt(x)
+
+
+def _rsqrt_mp(x: Any) -> Any:
+    return 1 / _MP.sqrt(x)
+
+
+def _cbrt_mp(x: Any) -> Any:
+    return -_MP.cbrt(-x) if x < 0 else _MP.cbrt(x)
+
+
 def _exp2_mp(x: Any) -> Any:
     return _MP.power(2, x)
 
@@ -51,6 +63,17 @@ def _erf(x: Array) -> Array:
     result = np.where(magnitude < 2.0**-28, x * (2.0 / math.sqrt(math.pi)), np.where(magnitude >= 6.0, np.sign(x), x))
     between = (magnitude >= 2.0**-28) & (magnitude < 6.0)
     result[between] = _erf_of_each(x[between]).astype(np.float64)
+    return result
+
+
+_erfc_of_each = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _erfc(x: Array) -> Array:
+    """erfc of binary64 ``x`` (any shape); beyond [-6, 27] it is 2 or 0 to the last bit."""
+    result = np.where(x < 0, 2.0, np.where(x > 0, 0.0, x))
+    between = np.abs(x - 10.5) <= 16.5
+    result[between] = _erfc_of_each(x[between]).astype(np.float64)
     return result
 
 
@@ -114,6 +137,9 @@ _BINARY64: dict[str, Callable[[Array], Array]] = {
     "acos": np.arccos,
     "asinh": np.arcsinh,
     "acosh": np.arccosh,
+    "erfc": _erfc,
+    "rsqrt": _rsqrt,
+    "cbrt": np.cbrt,
     "atanh": np.arctanh,
 }
 _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
@@ -137,6 +163,9 @@ _MP_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "acos": _MP.acos,
     "asinh": _MP.asinh,
     "acosh": _MP.acosh,
+    "erfc": _MP.erfc,
+    "rsqrt": _rsqrt_mp,
+    "cbrt": _cbrt_mp,
     "atanh": _MP.atanh,
 }
 

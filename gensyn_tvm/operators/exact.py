@@ -31,7 +31,7 @@ UNARY = ("neg", "abs", "sqrt", "floor", "ceil", "round")
 ELEMENTARY = (
     *("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"),
     *("exp2", "log2", "log10", "atan", "sinh", "cosh"),
-    *("sin", "cos", "tan", "asin", "acos", "asinh", "acosh", "atanh"),
+    *("sin", "cos", "tan", "asin", "acos", "asinh", "acosh", "atanh", "rsqrt", "cbrt", "erfc"),
 )
 #: Functions of two floats of one dtype, or of two integers; bodies are there too.
 ELEMENTARY_BINARY = ("pow",)

@@ -231,3 +231,19 @@ def test_external_data_stays_inside(name: str, tmp_path: Path) -> None:
 def test_external_data_is_read(tmp_path: Path) -> None:
     path = _external(tmp_path, location="data", offset="8", length="24")
     assert from_onnx(path).parameters["w"].tolist() == [[2, 3, 4], [5, 6, 7]]
+
+
+def test_a_large_value_that_decides_a_shape() -> None:
+    """Computing it would take 128 GiB."""
+    one = onnx.numpy_helper.from_array(np.array([1], np.int64))
+    nodes = [
+        onnx.helper.make_node("ConstantOfShape", ["s"], ["c"], value=one),
+        onnx.helper.make_node("ReduceSum", ["c"], ["k"]),
+        onnx.helper.make_node("Reshape", ["x", "k"], ["y"]),
+    ]
+    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [e]) for n, e in (("x", 4), ("y", "a")))
+    size = onnx.numpy_helper.from_array(np.array([2**20, 2**14], np.int64), "s")
+    graph = onnx.helper.make_graph(nodes, "large", [x], [y], [size])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    with pytest.raises(ImportModelError, match="needs a large value at import\n  in: ConstantOfShape:c"):
+        from_onnx(model)

@@ -311,6 +311,19 @@ def test_refused(case: str) -> None:
     assert re.search(text, str(info.value)), str(info.value)
 
 
+@pytest.mark.parametrize("name", ("sin", "cos", "tan", "asin", "acos", "asinh", "atanh"))
+def test_circular_functions(name: str) -> None:
+    """PyTorch's own are within a few units in the last place."""
+
+    class Apply(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return getattr(torch, name)(x)
+
+    x = torch.linspace(-0.99, 0.99, 101)
+    found = gensyn_tvm.compile(from_torch(Apply(), (x,)))(x.numpy())
+    assert np.allclose(found, getattr(torch, name)(x.double()).numpy(), rtol=2e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
 def test_narrow_floats_compute_in_float32(dtype: torch.dtype) -> None:
     """Each operator rounds once, so results are within a few units in the last place of PyTorch's."""

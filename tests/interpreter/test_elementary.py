@@ -40,6 +40,9 @@ SPECIALS: dict[str, list[tuple[float, float]]] = {
     "asin": [(1.0, PI / 2), (-1.0, -PI / 2), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (1.5, NAN), (-1.5, NAN), (INF, NAN)],
     "acos": [(1.0, 0.0), (-1.0, PI), (0.0, PI / 2), (-0.0, PI / 2), (1.5, NAN), (-1.5, NAN), (INF, NAN), (-INF, NAN)],
     "asinh": [(-INF, -INF), (INF, INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (-TINY, -TINY)],
+    "erfc": [(0.0, 1.0), (-0.0, 1.0), (INF, 0.0), (-INF, 2.0), (11.0, 0.0)],
+    "rsqrt": [(1.0, 1.0), (4.0, 0.5), (0.0, INF), (-0.0, -INF), (-1.0, NAN), (INF, 0.0), (-INF, NAN)],
+    "cbrt": [(8.0, 2.0), (-27.0, -3.0), (0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -INF)],
     "acosh": [(1.0, 0.0), (0.5, NAN), (-1.0, NAN), (0.0, NAN), (-INF, NAN), (INF, INF)],
     "atanh": [(1.0, INF), (-1.0, -INF), (0.0, 0.0), (-0.0, -0.0), (TINY, TINY), (1.5, NAN), (-1.5, NAN), (INF, NAN)],
     "cosh": [(-INF, INF), (INF, INF), (0.0, 1.0), (-0.0, 1.0), (TINY, 1.0), (90.0, INF), (-90.0, INF)],
@@ -66,6 +69,9 @@ MPFR: dict[str, Callable[[Any], Any]] = {
     "acos": gmpy2.acos,
     "asinh": gmpy2.asinh,
     "acosh": gmpy2.acosh,
+    "erfc": gmpy2.erfc,
+    "rsqrt": gmpy2.rec_sqrt,
+    "cbrt": gmpy2.cbrt,
     "atanh": gmpy2.atanh,
 }
 

@@ -13,12 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gensyn_tvm.operators.elementary import circular, exponential, logarithm, power
+from gensyn_tvm.operators.elementary import circular, exponential, logarithm, power, roots
 from gensyn_tvm.operators.elementary.hard import HARD
 from gensyn_tvm.targets.body import Body
 
 #: Each takes the body and a float32 variable (any lanes) and returns the float32 result.
-BODIES: dict[str, Callable[[Body, Any], Any]] = {**exponential.BODIES, **logarithm.BODIES, **circular.BODIES}
+BODIES: dict[str, Callable[[Body, Any], Any]] = {
+    **exponential.BODIES,
+    **logarithm.BODIES,
+    **circular.BODIES,
+    **roots.BODIES,
+}
 #: Functions of two variables of one dtype, float32 or float64, with the result in that dtype.
 BINARY_BODIES: dict[str, Callable[[Body, Any, Any], Any]] = {"pow": power.power}
 

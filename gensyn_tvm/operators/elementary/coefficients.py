@@ -203,3 +203,29 @@ LOG_DOUBLE_SERIES = (
     float.fromhex("0x1.ac4ab12489da3p-4"),
     float.fromhex("0x1.b8d2ce6714f8bp-4"),
 )
+
+#: e^(x^2) erfc(x) as a polynomial in (x - ERFC_CENTRE) / (x + ERFC_CENTRE) for 0.5 <= x <= 10.07.
+ERFC_CENTRE = 2.5
+ERFC_SCALED = (
+    float.fromhex("0x1.afbb3f3b7343bp-3"),
+    float.fromhex("-0x1.7ca88dec217a7p-2"),
+    float.fromhex("0x1.01c11a735cd9cp-2"),
+    float.fromhex("-0x1.0011543716c64p-3"),
+    float.fromhex("0x1.470ba1f67e05dp-5"),
+    float.fromhex("-0x1.05bb2fe5d3c5cp-8"),
+    float.fromhex("-0x1.5a5716cd09e26p-9"),
+    float.fromhex("0x1.cb3b61ca6fd32p-11"),
+    float.fromhex("0x1.def2c904ed3a3p-13"),
+    float.fromhex("-0x1.0e466d2cedde7p-13"),
+    float.fromhex("-0x1.1ebe2403f5625p-15"),
+    float.fromhex("0x1.384e009344840p-16"),
+    float.fromhex("0x1.fafa3482eaa1dp-18"),
+    float.fromhex("-0x1.34a9381c34d42p-19"),
+    float.fromhex("-0x1.e71339f3172a2p-20"),
+    float.fromhex("0x1.57c1d52167f82p-24"),
+    float.fromhex("0x1.9d8e4375aec5ap-22"),
+    float.fromhex("0x1.4b2472c210b51p-24"),
+    float.fromhex("-0x1.d6e82b9f93aeap-25"),
+    float.fromhex("-0x1.96b1c1d770966p-26"),
+    float.fromhex("0x1.742d05f958896p-31"),
+)

@@ -25,6 +25,8 @@ from gensyn_tvm.operators.elementary.basics import (
 from gensyn_tvm.operators.elementary.coefficients import (
     ERF_CENTRE,
     ERF_RATIO,
+    ERFC_CENTRE,
+    ERFC_SCALED,
     EXP2_TAIL,
     EXP_EVEN,
     EXP_ODD,
@@ -122,10 +124,27 @@ def sigmoid(body: Body, x: Expr) -> Expr:
 
 
 def erf(body: Body, x: Expr) -> Expr:
-    """Error function: x times a polynomial in x^2. From 3.9192059 on the result rounds to 1."""
-    d = widen(body, clamp(body, x, -3.92, 3.92))
+    """Error function. From 3.9192059 on the result rounds to 1."""
+    return finish(body, "erf", x, _erf_wide(body, clamp(body, x, -3.92, 3.92)))
+
+
+def _erf_wide(body: Body, x: Expr) -> Expr:
+    """x times a polynomial in x^2, for |x| <= 3.92."""
+    d = widen(body, x)
     t = body.let(multiply_add(body, d, d, body.const(-ERF_CENTRE, F64)))
-    return finish(body, "erf", x, exact.mul(d, polynomial(body, t, ERF_RATIO)))
+    return exact.mul(d, polynomial(body, t, ERF_RATIO))
+
+
+def erfc(body: Body, x: Expr) -> Expr:
+    """1 - erf(x) below 1/2; above, e^-(x^2) times a polynomial in (x - c) / (x + c). From 10.06 on the result rounds to 0."""
+    one = body.const(1.0, F64)
+    low = body.let(exact.sub(one, body.let(_erf_wide(body, clamp(body, x, -3.92, 0.5)))))
+    d = widen(body, clamp(body, x, 0.5, 10.07))
+    centre = body.const(ERFC_CENTRE, F64)
+    t = body.let(exact.div(body.let(exact.sub(d, centre)), body.let(exact.add(d, centre))))
+    power = exp_wide(body, body.let(exact.neg(body.let(exact.mul(d, d)))))
+    high = body.let(exact.mul(body.let(power), polynomial(body, t, ERFC_SCALED)))
+    return finish(body, "erfc", x, exact.select(exact.lt(x, body.const(0.5)), low, high))
 
 
 def sinh(body: Body, x: Expr) -> Expr:
@@ -152,6 +171,7 @@ BODIES: dict[str, Callable[[Body, Expr], Expr]] = {
     "tanh": tanh,
     "sigmoid": sigmoid,
     "erf": erf,
+    "erfc": erfc,
     "sinh": sinh,
     "cosh": cosh,
 }

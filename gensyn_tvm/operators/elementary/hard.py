@@ -40,6 +40,9 @@ HARD: dict[str, dict[int, int]] = {
     "asin": {},
     "acos": {0x328885A3: 0x3FC90FDB, 0x39826222: 0x3FC907B5},
     "asinh": {0x4BDD65A5: 0x418F034B, 0x655890D3: 0x4254D1F9, 0x6EB1A8EC: 0x42845A89},
+    "erfc": {0xB76C9F62: 0x3F800085},
+    "rsqrt": {},
+    "cbrt": {},
     "acosh": {0x655890D3: 0x4254D1F9, 0x6EB1A8EC: 0x42845A89},
     "atanh": {},
 }
