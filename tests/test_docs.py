@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
-    "script", ["make_operators_doc.py", "make_results_table.py", "make_constants_doc.py", "make_float64_doc.py"]
+    "script",
+    [
+        "make_operators_doc.py",
+        "make_results_table.py",
+        "make_constants_doc.py",
+        "make_elementary_doc.py",
+        "make_float64_doc.py",
+    ],
 )
 def test_generated_text_is_up_to_date(script: str) -> None:
     command = [sys.executable, f"scripts/{script}", "--check"]
