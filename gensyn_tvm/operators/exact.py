@@ -44,8 +44,9 @@ NARROW_ROWS = (
 )
 #: Integer division and remainder, shifts by any count.
 INTEGER = ("int_div", "int_rem", "shift_left", "shift_right")
-#: fma; bit-pattern constant and reinterpretation; conversions; wrapping integer arithmetic; NaN canonicalisation.
-OTHER = ("fma", "bits", "convert", "narrow_to_odd", "canonical_nan", "wrap_add", "wrap_sub", "wrap_mul")
+#: index: an integer as it is (``gensyn_tvm.targets.indices``); fma; bit-pattern constant and reinterpretation; conversions;
+#: wrapping integer arithmetic; NaN canonicalisation.
+OTHER = ("index", "fma", "bits", "convert", "narrow_to_odd", "canonical_nan", "wrap_add", "wrap_sub", "wrap_mul")
 
 NAMES = BINARY + COMPARE + UNARY + ELEMENTARY + ELEMENTARY_BINARY + NARROW_ROWS + INTEGER + OTHER
 

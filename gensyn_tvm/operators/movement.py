@@ -124,7 +124,12 @@ def uniform_constant(name: str, inputs: Sequence[TensorType], output: TensorType
 def iota(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """The index along an axis."""
     with kernel(name, inputs, output) as k:
-        k.stage("map", k.output, output.shape, lambda index: tirx.Cast(output.dtype, index[attrs["axis"]]))
+
+        def value(index: Sequence[Expr]) -> Expr:
+            # As it is, TVM would narrow it to 32 bits also where its 64 bits are looked at.
+            return tirx.Cast(output.dtype, exact.call("index", "int64", index[attrs["axis"]]))
+
+        k.stage("map", k.output, output.shape, value)
     return k.result()
 
 

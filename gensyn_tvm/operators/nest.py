@@ -205,11 +205,12 @@ def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
 
 
 def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
-    """Row-major flat index."""
-    flat: Expr = i64(0)
+    """Row-major flat index. Axes of extent 1 take no part: with them TVM cannot tell which region is read."""
+    flat: Expr | None = None
     for position, extent in zip(index, shape, strict=True):
-        flat = flat * i64(extent) + position
-    return flat
+        if extent != 1:
+            flat = position if flat is None else flat * i64(extent) + position
+    return i64(0) if flat is None else flat
 
 
 @contextmanager

@@ -332,9 +332,19 @@ class _Transposed:
             result.append((-low, high - extent + 1))
         return result
 
-    def quotients(self, position: Index, offset: Index) -> list[Expr]:
-        """Index into dy, before its padding is added."""
-        return [tirx.floordiv(top, i64(s)) for top, s in zip(self._tops(position, offset), self.strides, strict=True)]
+    def places(self, position: Index, offset: Index, borders: Sequence[tuple[int, int]]) -> list[Expr]:
+        """Index into dy with its padding: (i + pad_low - j * dilation) // stride + border."""
+        axes = zip(self._tops(position, offset), self.spatial, self.strides, borders, offset, strict=True)
+        result = []
+        for axis, (top, size, s, (low, _), j) in enumerate(axes):
+            if size > 1:
+                result.append(tirx.floordiv(top, i64(s)) + i64(low))
+                continue
+            # With j alone, and that subtracted, TVM does not see that dy is covered: (c - x) // s = c // s - (x + t) // s.
+            c = self.padding[axis][0] + low * s
+            x = j * i64(self.dilations[axis]) + i64(c // s * s - c + s - 1)
+            result.append(i64(c // s) - tirx.floordiv(x, i64(s)))
+        return result
 
     def divisible(self, row: Expr, offset: Index) -> Expr:
         """Whether kernel position ``offset`` takes part for the input position with flat index ``row``."""
@@ -375,8 +385,7 @@ def conv_backward_data(name: str, inputs: Sequence[TensorType], output: TensorTy
         source = _padded(k, k.inputs[0], dy.shape, borders, dy.dtype)
 
         def gradient(batch: Index, row: Expr, unit: Expr, offset: Index) -> Expr:
-            quotients = geometry.quotients(unravel(row, spatial), offset)
-            place = [q + i64(lo) for q, (lo, _) in zip(quotients, borders, strict=True)]
+            place = geometry.places(unravel(row, spatial), offset, borders)
             return load(source, [batch[0], batch[1] * i64(units) + unit, *place])
 
         def weight(batch: Index, unit: Expr, offset: Index, column: Expr) -> Expr:

@@ -18,6 +18,7 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.elementary import BINARY_BODIES
 from gensyn_tvm.targets.body import Body
+from gensyn_tvm.targets.indices import before_flattening
 from gensyn_tvm.targets.lowering import has_fma
 
 Expr = Any
@@ -143,7 +144,7 @@ def _expand_all(module: Any, context: Any) -> Any:
 def _pipeline() -> tuple[Any, Any, Any]:
     passes, host, device = get_tir_pipeline("default")
     return (
-        passes,
+        tvm.transform.Sequential([before_flattening(), passes]),
         lambda: tvm.transform.Sequential([_expand_all, host()]),
         lambda: tvm.transform.Sequential([_expand_all, device()]),
     )

@@ -235,6 +235,7 @@ def _libm(name: str) -> Lowering:
 
 
 _COMMON: dict[str, Lowering] = {
+    "index": lambda call: tirx.Cast(exact.dtype_of(call), call.args[0]),
     "bits": _bits,
     "neg": _neg,
     "abs": _abs,

@@ -1,4 +1,4 @@
-"""What random graphs found, as small as it got: each once failed to compile or to run."""
+"""What random graphs found, as small as it got: each once failed to compile or to run, or gave other bits."""
 
 from __future__ import annotations
 
@@ -56,6 +56,28 @@ def reshape_without_elements(b: GraphBuilder) -> int:
     return b.emit("reshape", x, shape=(1, 0, 1))
 
 
+def slice_of_a_reshape(b: GraphBuilder) -> int:
+    """TVM's iterator maps made another index of it: the only ones here that gave other bits."""
+    x = b.add_input("x", "input", TensorType((7, 8, 16), "uint8"))
+    y = b.add_input("y", "input", TensorType((1, 7, 8, 16), "uint8"))
+    part = b.emit("slice", b.emit("reshape", x, shape=(896,)), starts=(251,), limits=(259,), strides=(1,))
+    less = b.emit("less", y, b.emit("reshape", part, shape=(1, 1, 8, 1)))
+    return b.emit("slice", b.emit("reshape", less, shape=(896,)), starts=(490,), limits=(506,), strides=(1,))
+
+
+def bits_of_indices(b: GraphBuilder) -> int:
+    """The index was narrowed to 32 bits and then looked at as 64."""
+    return b.emit("bitcast", b.emit("iota", dtype="int64", shape=(2, 2, 1), axis=0), dtype="uint64")
+
+
+def gradient_of_one_column(b: GraphBuilder) -> int:
+    """TVM could not tell that what a stride of 2 reads along an axis of extent 1 is there."""
+    dy = b.add_input("dy", "input", TensorType((2, 2, 4, 1), "float32"))
+    w = b.add_input("w", "input", TensorType((2, 4, 2, 2), "float32"))
+    attrs = {"dilations": (1, 1), "groups": 2, "padding": ((1, 0), (0, 1)), "strides": (2, 2)}
+    return b.emit("conv_backward_data", dy, w, input_spatial=(7, 1), **attrs)
+
+
 def product_without_rows(b: GraphBuilder) -> int:
     """TVM took it for a reshape."""
     x = b.add_input("x", "input", TensorType((1, 0, 1), "float32"))
@@ -79,6 +101,9 @@ FOUND: tuple[Build, ...] = (
     reshape_without_elements,
     product_without_rows,
     powers_of_scalars,
+    slice_of_a_reshape,
+    bits_of_indices,
+    gradient_of_one_column,
 )
 
 
