@@ -1,8 +1,8 @@
 """Indices that TVM's iterator maps get wrong.
 
 ``FlattenBuffer`` simplifies every index as a map of iterators. Where a division is divided again with a constant in between or
-inside and a sum in between, as in ((v + 106) // 16 + 123) % 128 // 16, the result of TVM 0.27 is another function: a kernel that
-reads a slice of a reshaped tensor would read the wrong elements. Before that pass the inner divisions of such indices are
+inside and a sum in between, as in ((v + 106) // 16 + 123) % 128 // 16, the result of TVM 0.27 is another function: a kernel
+that reads a slice of a reshaped tensor would read the wrong elements. Before that pass the inner divisions of such indices are
 therefore put into an operator that it does not understand (``exact_index``, the identity), which leaves them to the ordinary
 simplifier; at the very end it disappears.
 """
