@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench onnx-conformance light-models lint typecheck wheel prove clean
+.PHONY: demo test bench onnx-conformance light-models fuzz fuzz-onnx lint typecheck wheel prove clean
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -47,6 +47,10 @@ prove: $(STAMP)
 # 10,000 random graphs: an hour on two idle cores. Continues where it was stopped; writes benchmarks/results/fuzz_graphs.json.
 fuzz: $(STAMP)
 	"$(BIN)/python" scripts/fuzz_graphs.py
+
+# Damaged ONNX files: six minutes. Writes benchmarks/results/fuzz_onnx_files.json.
+fuzz-onnx: $(STAMP)
+	"$(BIN)/python" scripts/fuzz_onnx_files.py --seconds 360
 
 clean:
 	rm -rf "$(VENV)" build dist demo-output fuzz-failures *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
