@@ -19,6 +19,12 @@ from gensyn_tvm.errors import GensynError, InputError
 
 Result = dict[str, Any]
 
+#: Losses of one output and one target whose type they know.
+_LOSSES = (
+    *("cross_entropy", "mean_squared_error", "binary_cross_entropy_with_logits", "l1", "huber", "smooth_l1"),
+    *("kl_divergence", "nll", "cosine_similarity"),
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -62,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("train", _train, "Train a model on arrays.")
     sub.add_argument("model", help=model)
     sub.add_argument("--data", required=True, metavar="NPZ", help="samples: x (or the inputs by name) and y")
-    sub.add_argument("--loss", default="cross_entropy", choices=("cross_entropy", "mean_squared_error"))
+    sub.add_argument("--loss", default="cross_entropy", choices=_LOSSES, help="docs/losses.md; the default settings")
     sub.add_argument("--optimizer", default="adamw", choices=("sgd", "adam", "adamw"))
     sub.add_argument("--lr", type=float, help="learning rate; the optimizer's default if left out")
     sub.add_argument("--epochs", type=int, default=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,12 +18,18 @@ from gensyn_tvm.errors import InvalidProgramError, describe
 from gensyn_tvm.program import Program
 from gensyn_tvm.training.differentiate import check_differentiable, differentiate
 from gensyn_tvm.training.emit import Emitter, Expr, build_function, dtype_of, inline, shape_of
-from gensyn_tvm.training.losses import LOSSES, METRICS, relax_type, target_type
+from gensyn_tvm.training.losses import (
+    METRICS,
+    Loss,
+    LossFunction,
+    Scored,
+    TargetTypes,
+    as_loss,
+    check_metric,
+    relax_type,
+)
 from gensyn_tvm.training.modes import for_inference, for_training
 from gensyn_tvm.training.optimizers import OPTIMIZERS, Optimizer
-
-#: A loss of one's own: the model's outputs, then the target, as Relax expressions → a scalar Relax expression.
-LossFunction = Callable[..., Any]
 
 _INT64 = TensorType((), "int64")
 _CLOCK = {"step": _INT64, "seed": _INT64, "learning_rate": TensorType((), "float32")}
@@ -33,9 +39,9 @@ _CLOCK = {"step": _INT64, "seed": _INT64, "learning_rate": TensorType((), "float
 class TrainingStep:
     """One step of training as a canonical graph.
 
-    Inputs, in order: the batch's inputs, ``target``, parameters, buffers, optimizer state, ``step`` (int64, counted by the
-    caller from 0), ``seed`` (int64), ``learning_rate`` (float32). Outputs: ``loss``, the metrics, then the next value of
-    every parameter, buffer and optimizer state.
+    Inputs, in order: the batch's inputs, ``target`` (a loss may have more), parameters, buffers, optimizer state, ``step``
+    (int64, counted by the caller from 0), ``seed`` (int64), ``learning_rate`` (float32). Outputs: ``loss``, the metrics, then
+    the next value of every parameter, buffer and optimizer state.
 
     Attributes:
         graph: the canonical graph.
@@ -74,20 +80,22 @@ def inference_graph(program: Program) -> Graph:
 def training_step(
     program: Program,
     *,
-    loss: str | LossFunction = "cross_entropy",
+    loss: str | Loss | LossFunction = "cross_entropy",
     optimizer: str | Optimizer = "adamw",
-    target: TensorType | None = None,
+    target: TargetTypes = None,
     metrics: Sequence[str] | None = None,
 ) -> TrainingStep:
     """The canonical graph of one training step of a model.
 
     Args:
         program: an imported model.
-        loss: ``cross_entropy`` (float32 logits (N, classes, …), target int64 or int32 (N, …)), ``mean_squared_error`` (target
-            like the output), or a function of the model's outputs and the target that returns a scalar Relax expression.
+        loss: a loss object (``CrossEntropy(label_smoothing=0.1)``), the name of one with default settings (docs/losses.md), or
+            a function of the model's outputs and the targets that returns a scalar Relax expression.
         optimizer: ``SGD``, ``Adam`` or ``AdamW`` with its settings, or the name of one with default settings.
-        target: type of the target; may be left out for the named losses.
-        metrics: further outputs; by default ``("accuracy",)`` for cross entropy, nothing otherwise.
+        target: type of the target; may be left out where the loss knows it. For a function also a mapping from names to types,
+            if it takes several targets.
+        metrics: further outputs: ``accuracy``, ``top5_accuracy``, ``perplexity``, ``mean_absolute_error``; by default
+            ``("accuracy",)`` for class indices, nothing otherwise.
 
     Raises:
         InvalidProgramError: something that is no program, an unknown loss, metric or optimizer, a loss that is no float scalar,
@@ -103,21 +111,20 @@ def training_step(
             )
         )
     chosen = _optimizer(optimizer)
-    names = tuple(metrics) if metrics is not None else (("accuracy",) if loss == "cross_entropy" else ())
-    _check_metrics(names, loss)
     state = chosen.initial_state(program.parameters)
-    _check_names([*program.inputs, "target", *program.parameters, *program.states, *state, *_CLOCK])
-    forward = _forward(program, loss, target, names)
-    check_differentiable(forward["main"], _parameter_slice(program), list(program.parameters))
-    adjoint = differentiate(forward, _parameter_slice(program))
-    module = _with_optimizer(program, adjoint, chosen, state, len(names))
+    forward, targets, names = _forward(program, as_loss(loss), target, metrics)
+    _check_names([*program.inputs, *targets, *program.parameters, *program.states, *state, *_CLOCK])
+    among = _parameter_slice(program, len(targets))
+    check_differentiable(forward["main"], among, list(program.parameters))
+    adjoint = differentiate(forward, among)
+    module = _with_optimizer(program, adjoint, chosen, state, among, len(names))
     updated = [*program.parameters, *program.states, *state]
     graph = freeze(
         module,
         name=program.origin or "program",
         inputs=[
             *((i, "input") for i in program.inputs),
-            ("target", "target"),
+            *((name, "target") for name in targets),
             *_state_roles(program),
             *((name, "optimizer") for name in state),
             *((name, name) for name in _CLOCK),
@@ -150,16 +157,6 @@ def _optimizer(optimizer: str | Optimizer) -> Optimizer:
     return OPTIMIZERS[optimizer]
 
 
-def _check_metrics(metrics: Sequence[str], loss: str | LossFunction) -> None:
-    for name in metrics:
-        if name not in METRICS:
-            raise InvalidProgramError(describe(f"unknown metric {name!r}", expected=f"one of {', '.join(METRICS)}"))
-        if loss == "mean_squared_error":
-            raise InvalidProgramError(
-                describe(f"metric {name!r} needs class indices as the target", found=f"loss {loss!r}", remedy="use metrics=()")
-            )
-
-
 def _check_names(names: Sequence[str]) -> None:
     repeated = sorted({n for n in names if list(names).count(n) > 1})
     if repeated:
@@ -179,52 +176,42 @@ def _state_roles(program: Program) -> list[tuple[str, str]]:
     return [*((name, "parameter") for name in program.parameters), *((name, "buffer") for name in program.states)]
 
 
-def _parameter_slice(program: Program) -> slice:
+def _parameter_slice(program: Program, targets: int) -> slice:
     """Where the parameters are among the arguments of the forward function."""
-    first = len(program.inputs) + 1
+    first = len(program.inputs) + targets
     return slice(first, first + len(program.parameters))
 
 
-def _forward(program: Program, loss: str | LossFunction, target: TensorType | None, metrics: Sequence[str]) -> Any:
-    """(inputs, target, parameters, states, seed, step) → (loss, metrics, next states)."""
+def _forward(
+    program: Program, loss: Loss, target: TargetTypes, metrics: Sequence[str] | None
+) -> tuple[Any, list[str], tuple[str, ...]]:
+    """(inputs, targets, parameters, states, seed, step) → (loss, metrics, next states); the names of targets and metrics."""
     training = for_training(program)
     main = training.module["main"]
     count = len(program.inputs)
-    output_types = list(main.body.body.fields)[: len(program.outputs)]
-    wanted = _target(program, loss, target, output_types)
+    types = dict(zip(program.outputs, list(main.body.body.fields), strict=False))
+    wanted = loss.targets(types, target)
+    names = loss.default_metrics(wanted) if metrics is None else tuple(metrics)
     variables = [relax.Var(p.name, p.ty) for p in main.params]
-    target_variable = relax.Var("target", relax_type(wanted))
+    targets = {name: relax.Var(name, relax_type(t)) for name, t in wanted.items()}
+    first_target = next(iter(targets.values()), None)
+    for name in names:
+        check_metric(name, loss.read(types)[0], first_target)
 
     def body(e: Emitter) -> Sequence[Expr]:
         results = inline(e, main, variables)
         first = len(program.outputs)
-        outputs, updates = results[:first], results[first : first + len(program.state_updates)]
+        outputs = dict(zip(program.outputs, results[:first], strict=True))
         e.place = "loss"
-        value = LOSSES[loss](e, outputs[0], target_variable) if isinstance(loss, str) else e(loss(*outputs, target_variable))
+        value = loss.emit(e, outputs, targets)
         _check_loss(value)
         e.place = "metrics"
-        return [value, *(METRICS[m](e, outputs[0], target_variable) for m in metrics), *updates]
+        scored = Scored(loss.read(outputs)[0], first_target, value, loss.ignored)
+        updates = results[first : first + len(program.state_updates)]
+        return [value, *(METRICS[m](e, scored) for m in names), *updates]
 
-    return build_function([*variables[:count], target_variable, *variables[count:]], body)
-
-
-def _target(program: Program, loss: str | LossFunction, target: TensorType | None, outputs: Sequence[Any]) -> TensorType:
-    if not isinstance(loss, str):
-        if target is None:
-            raise InvalidProgramError("a loss function of your own needs target=TensorType(shape, dtype)")
-        return target
-    if loss not in LOSSES:
-        expected = f"one of {', '.join(LOSSES)}, or a function (outputs…, target) → scalar"
-        raise InvalidProgramError(describe(f"unknown loss {loss!r}", expected=expected))
-    if len(outputs) != 1:
-        raise InvalidProgramError(
-            describe(
-                f"{loss} takes one output",
-                found=f"{len(outputs)} outputs: {', '.join(program.outputs)}",
-                remedy="give a loss function of your own",
-            )
-        )
-    return target_type(loss, outputs[0], target)
+    module = build_function([*variables[:count], *targets.values(), *variables[count:]], body)
+    return module, list(targets), names
 
 
 def _check_loss(value: Expr) -> None:
@@ -235,13 +222,15 @@ def _check_loss(value: Expr) -> None:
         )
 
 
-def _with_optimizer(program: Program, adjoint: Any, optimizer: Optimizer, state: Mapping[str, np.ndarray], metrics: int) -> Any:
-    """(inputs, target, parameters, states, optimizer state, step, seed, learning rate) → all outputs of a step."""
+def _with_optimizer(
+    program: Program, adjoint: Any, optimizer: Optimizer, state: Mapping[str, np.ndarray], among: slice, metrics: int
+) -> Any:
+    """(inputs, targets, parameters, states, optimizer state, step, seed, learning rate) → all outputs of a step."""
     batch = [relax.Var(p.name, p.ty) for p in adjoint.params[:-2]]
     opt = {name: relax.Var(name, relax_type(TensorType(a.shape, a.dtype.name))) for name, a in state.items()}
     clock = {name: relax.Var(name, relax_type(t)) for name, t in _CLOCK.items()}
-    parameters = dict(zip(program.parameters, batch[_parameter_slice(program)], strict=True))
-    states = dict(zip(program.states, batch[_parameter_slice(program).stop :], strict=True))
+    parameters = dict(zip(program.parameters, batch[among], strict=True))
+    states = dict(zip(program.states, batch[among.stop :], strict=True))
 
     def body(e: Emitter) -> Sequence[Expr]:
         results, gradients = inline(e, adjoint, [*batch, clock["seed"], clock["step"]])
