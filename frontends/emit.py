@@ -6,7 +6,6 @@ name for ONNX. Names are places, not identifiers: several bindings of one place 
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +15,10 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from gensyn_tvm.canonical.relax_ops import canonical
-from gensyn_tvm.canonical.types import DTYPES, FLOATS, INTEGERS, NARROW
+from gensyn_tvm.canonical.types import DTYPES, FLOATS, INTEGERS
 from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.training import emit
-from gensyn_tvm.training.emit import Expr, dtype_of, number, op, shape_of
+from gensyn_tvm.training.emit import Expr, constant, dtype_of, number, op, shape_of
 
 nn = relax.op.nn
 
@@ -32,14 +31,6 @@ def rank_of(expr: Expr) -> int:
 def constant_of(expr: Expr) -> np.ndarray | None:
     """The array behind a constant, None for anything else."""
     return expr.value.numpy() if isinstance(expr, GenericConst) else None
-
-
-def constant(array: np.ndarray) -> Expr:
-    """A tensor constant with the array's own dtype; of a narrow one (which TVM cannot hold) a ``constant`` operator."""
-    if array.dtype.name in NARROW:
-        data = base64.b64encode(array.astype(array.dtype.newbyteorder("<"), order="C").tobytes()).decode("ascii")
-        return canonical("constant", dtype=array.dtype.name, shape=tuple(array.shape), data=data)
-    return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 
 class Emitter(emit.Emitter):

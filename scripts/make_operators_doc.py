@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tvm_ffi
-from tvm.ir import Call, Op
+from tvm.ir import Call
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -22,28 +22,11 @@ from gensyn_tvm.operators import exact  # noqa: E402
 from gensyn_tvm.operators.registry import VARIANTS  # noqa: E402
 from gensyn_tvm.targets.cpu import TARGETS  # noqa: E402
 from gensyn_tvm.targets.lowering import LOWERINGS  # noqa: E402
-from gensyn_tvm.training.gradients import CONSTANT  # noqa: E402
+from gensyn_tvm.training.gradients import CANONICAL, RELAX, is_constant  # noqa: E402
 from tests.operators.cases import CASES, Case  # noqa: E402
 
 PAGE = ROOT / "docs" / "operators.md"
 
-#: Relax operators that become one canonical operator of another name.
-_RELAX = {
-    "neg": "relax.negative",
-    "sub": "relax.subtract",
-    "mul": "relax.multiply",
-    "div": "relax.divide",
-    "is_nan": "relax.isnan",
-    "cast": "relax.astype",
-    "reduce_max": "relax.max",
-    "reduce_min": "relax.min",
-    "conv": "relax.nn.conv2d",
-    "max_pool": "relax.nn.max_pool2d",
-    "avg_pool": "relax.nn.avg_pool2d",
-    "transpose": "relax.permute_dims",
-    "slice": "relax.strided_slice",
-    "pad": "relax.nn.pad",
-}
 _GROUPS = {"floats": FLOATS, "integers": INTEGERS, "narrow": tuple(NARROW)}
 
 
@@ -92,15 +75,8 @@ def _grouped(dtypes: list[str]) -> str:
 
 
 def gradient_of(op: str) -> str:
-    """``yes``, ``zero`` or ``no``, from the gradients of the Relax operators that become this one."""
-    names = [f"relax.{op}", f"gensyn.{op}", f"gensyn.op.{op}", *([_RELAX[op]] if op in _RELAX else [])]
-    if any(_has_gradient(name) and name not in CONSTANT for name in names):
-        return "yes"
-    return "zero" if not _cases(op)[0].shapes or any(name in CONSTANT for name in names) else "no"
-
-
-def _has_gradient(name: str) -> bool:
-    return name in set(Op.list_op_names()) and Op.get(name).get_attr("FPrimalGradient") is not None
+    """``yes``, or ``zero`` for an operator that no gradient passes through."""
+    return "yes" if op in CANONICAL else "zero"
 
 
 def targets_of(op: str) -> list[str]:
@@ -129,7 +105,8 @@ def _canonical_table() -> list[str]:
 def _relax_table() -> list[str]:
     lines = ["| Relax operator | gradient |", "|---|---|"]
     for name in sorted(CONVERTERS):
-        lines.append(f"| {name} | {'zero' if name in CONSTANT else 'yes' if _has_gradient(name) else 'no'} |")
+        own = "of its own" if name in RELAX else "that of its parts"
+        lines.append(f"| {name} | {'zero' if is_constant(name) else own} |")
     return lines
 
 
@@ -159,8 +136,7 @@ def page() -> str:
         f"{', '.join(NARROW)}; *all* is these and bool. Named is the dtype of the data; masks are bool, positions int64.",
         "",
         "Gradient: *yes* if a training step can differentiate through the operator; *zero* if its result is constant or",
-        "changes in jumps only; *no* if a model with it runs but its gradient is refused (gradients themselves among them, and",
-        "operators that so far occur only inside the decompositions below, which have gradients of their own).",
+        "changes in jumps only, so that no gradient passes through it.",
         "",
         *_canonical_table(),
         "",

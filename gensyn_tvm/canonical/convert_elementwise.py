@@ -145,6 +145,7 @@ def _is_finite(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
 
 
 CONVERTERS: dict[str, Converter] = {
+    "gensyn.stop_gradient": lambda ctx, call, args: args[0],
     "relax.add": _same("add"),
     "relax.subtract": _same("sub"),
     "relax.multiply": _same("mul"),

@@ -42,7 +42,7 @@ _MOVES = {
     *("relax.astype", "relax.broadcast_to", "relax.concat", "relax.expand_dims", "relax.flatten", "relax.permute_dims"),
     *("relax.repeat", "relax.reshape", "relax.split", "relax.squeeze", "relax.stack", "relax.strided_slice", "relax.take"),
     *("relax.tile", "relax.flip", "relax.full", "relax.zeros", "relax.ones", "relax.where", "relax.nn.batch_flatten"),
-    *("relax.gather_elements", "relax.gather_nd"),
+    *("relax.gather_elements", "relax.gather_nd", "gensyn.stop_gradient"),
 }
 
 #: Operators that earlier stages rewrite; left over, they mean that a stage was skipped.
@@ -87,13 +87,33 @@ def freeze(
     for binding in _live_bindings(function, results):
         freezer.convert(binding)
     values = [freezer.value(r) for r in results]
-    freezer.raise_errors()
+    raise_all(freezer.errors)
     sized: dict[int, list[tuple[int, int]]] = {}
     for (output, axis), value in zip(extents, values[len(outputs) :], strict=True):
         sized.setdefault(output, []).append((axis, value))
     for k, ((output_name, updates), value) in enumerate(zip(outputs, values, strict=False)):
         builder.add_output(output_name, value, updates=updates, extents=tuple(sorted(sized.get(k, []))))
     return builder.finish()
+
+
+def convert_call(call: Any, place: str) -> tuple[Graph, dict[Any, int], Value]:
+    """What the freeze makes of one normalised Relax call.
+
+    Returns:
+        A graph without outputs; the number of its input for every variable of the call; the numbers of the results.
+
+    Raises:
+        UnsupportedOperatorError: the call has no canonical form.
+    """
+    builder = GraphBuilder("call")
+    freezer = _Freezer(builder)
+    variables = {v: k for k, v in enumerate(dict.fromkeys(variables_of(call)))}
+    for variable, k in variables.items():
+        freezer.declare(f"x{k}", "input", variable)
+    result = relax.Var(place, call.ty)
+    freezer.convert(relax.VarBinding(result, call))
+    raise_all(freezer.errors)
+    return Graph("call", tuple(builder.inputs), tuple(builder.nodes), ()), variables, freezer.environment[result]
 
 
 def _results(function: Any) -> list[Any]:
@@ -236,16 +256,17 @@ class _Freezer:
             type_ = TensorType((), "float32")
         return self.context.broadcast(self.context.scalar(0, type_.dtype), type_.shape)
 
-    def raise_errors(self) -> None:
-        """Raise what was noted: one error as it is, several as one."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
-        if self.errors:
-            raise UnsupportedOperatorError(
-                ", ".join(sorted({e.operator for e in self.errors})),
-                found=f"{len(self.errors)} places:\n" + "\n".join(_indented(e) for e in self.errors),
-                remedy="write the model with supported operators",
-            )
+
+def raise_all(errors: Sequence[UnsupportedOperatorError]) -> None:
+    """Raise what was noted: one error as it is, several as one."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise UnsupportedOperatorError(
+            ", ".join(sorted({e.operator for e in errors})),
+            found=f"{len(errors)} places:\n" + "\n".join(_indented(e) for e in errors),
+            remedy="write the model with supported operators",
+        )
 
 
 def _indented(error: UnsupportedOperatorError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from gensyn_tvm.canonical.relax_ops import canonical
+from gensyn_tvm.canonical.types import NARROW
+
 Expr = Any
 op = relax.op
 
 _TEMPORARY = re.compile(r"[lg]v\d*")
-_ADJOINT = re.compile(r"_adjoint\d*(_out\d*)?$")
 
 #: Given the emitter, a call and its rewritten arguments: what stands for the call, or None to keep it.
 Rewrite = Callable[["Emitter", Any, Sequence[Expr]], Any]
@@ -30,9 +33,17 @@ def dtype_of(expr: Expr) -> str:
     return str(expr.ty.dtype.dtype)
 
 
-def number(value: bool | int | float, dtype: str) -> Expr:
-    """A scalar constant; a float32 is the double ``value`` rounded to nearest."""
-    return relax.const(np.array(value, dtype=dtype), dtype)
+def number(value: bool | int | float | Sequence[int], dtype: str) -> Expr:
+    """A scalar constant (or a row of them); a float32 is the double ``value`` rounded to nearest."""
+    return constant(np.array(value, dtype=dtype))
+
+
+def constant(array: np.ndarray) -> Expr:
+    """A tensor constant with the array's own dtype; of a narrow one (which TVM cannot hold) a ``constant`` operator."""
+    if array.dtype.name in NARROW:
+        data = base64.b64encode(array.astype(array.dtype.newbyteorder("<"), order="C").tobytes()).decode("ascii")
+        return canonical("constant", dtype=array.dtype.name, shape=tuple(array.shape), data=data)
+    return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 
 class Emitter:
@@ -85,9 +96,19 @@ class Emitter:
         return x if dtype_of(x) == dtype else self(op.astype(x, dtype))
 
 
-def inline(emitter: Emitter, function: Any, arguments: Sequence[Expr], rewrite: Rewrite | None = None) -> Any:
-    """Append the bindings of ``function`` applied to ``arguments`` and return its result, a nested tuple of expressions."""
-    environment: dict[Any, Any] = dict(zip(function.params, arguments, strict=True))
+def inline(
+    emitter: Emitter,
+    function: Any,
+    arguments: Sequence[Expr],
+    rewrite: Rewrite | None = None,
+    environment: dict[Any, Any] | None = None,
+) -> Any:
+    """Append the bindings of ``function`` applied to ``arguments`` and return its result, a nested tuple of expressions.
+
+    ``environment`` receives what stands for each variable of the function.
+    """
+    environment = {} if environment is None else environment
+    environment.update(zip(function.params, arguments, strict=True))
     places = _places(function)
     for block in function.body.blocks:
         for binding in block.bindings:
@@ -97,15 +118,13 @@ def inline(emitter: Emitter, function: Any, arguments: Sequence[Expr], rewrite: 
 
 
 def _places(function: Any) -> dict[Any, str]:
-    """Names of all bound variables; temporaries of gradients are called after the gradient that they are for."""
+    """Names of all bound variables; temporaries are called after what they are for."""
     places: dict[Any, str] = {}
     name = "gradient"
     for block in reversed(list(function.body.blocks)):
         for binding in reversed(list(block.bindings)):
             own = str(binding.var.name)
-            if not _TEMPORARY.fullmatch(own):
-                of = _ADJOINT.sub("", own)
-                name = own if of == own else f"gradient of {of}"
+            name = name if _TEMPORARY.fullmatch(own) else own
             places[binding.var] = name
     return places
 
@@ -141,11 +160,16 @@ def _expression(value: Any) -> Expr:
     return relax.Tuple([_expression(v) for v in value]) if isinstance(value, tuple) else value
 
 
-def build_function(parameters: Sequence[Any], body: Callable[[Emitter], Sequence[Expr]]) -> Any:
-    """A module whose ``main`` has the given parameters and one dataflow block written by ``body``, which gives the results."""
+def build_function(parameters: Sequence[Any], body: Callable[[Emitter], Sequence[Any]]) -> Any:
+    """A module whose ``main`` has the given parameters and one dataflow block written by ``body``, which gives the results:
+    expressions or (nested) sequences of them."""
     builder = relax.BlockBuilder()
+
+    def outputs(results: Sequence[Any]) -> Any:
+        return relax.Tuple([outputs(r) if isinstance(r, list | tuple) else builder.emit_output(r) for r in results])
+
     with builder.function("main", list(parameters)):
         with builder.dataflow():
-            results = [builder.emit_output(r) for r in body(Emitter(builder))]
-        builder.emit_func_output(relax.Tuple(results))
+            results = outputs(body(Emitter(builder)))
+        builder.emit_func_output(results)
     return builder.get()

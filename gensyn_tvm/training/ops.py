@@ -59,6 +59,11 @@ def dropout(x: Expr, *, p: float) -> Expr:
     return _call("gensyn.dropout", [x], p=float(p))
 
 
+def stop_gradient(x: Expr) -> Expr:
+    """x itself, through which no gradient passes."""
+    return _call("gensyn.stop_gradient", [x])
+
+
 def batch_normalise(x: Expr, gamma: Expr, beta: Expr, *, epsilon: float) -> Expr:
     """((x - mean) / sqrt(variance + epsilon)) * gamma + beta with the batch's statistics over every axis of x but 1."""
     return _call("gensyn.batch_normalise", [x, gamma, beta], epsilon=float(epsilon))
@@ -127,6 +132,7 @@ _TYPES = {
     "gensyn.batch_norm": (5, _batch_norm_type),
     "gensyn.batch_normalise": (3, lambda call, _builder: call.args[0].ty),
     "gensyn.dropout": (1, lambda call, _builder: call.args[0].ty),
+    "gensyn.stop_gradient": (1, lambda call, _builder: call.args[0].ty),
     "gensyn.random_bits": (2, _random_bits_type),
     "gensyn.conv_backward_data": (2, _conv_backward_data_type),
     "gensyn.conv_backward_weight": (2, _conv_backward_weight_type),

@@ -257,8 +257,12 @@ def _cumulative(e: Any, x: Any, w: Any, unused: Any) -> Any:
 
 ERRORS: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
     "no path": (_linear, {}, ["no path from unused to the loss", "requires_grad=False"]),
-    "path of zero gradient": (_rounded, {}, ["no path from w to the loss"]),
-    "no gradient": (_cumulative, {}, ["unsupported operator 'relax.nn.selu'", "layer:op", "no gradient"]),
+    "path of zero gradient": (_rounded, {}, ["no path from w to the loss", "only through relax.round at layer"]),
+    "no deterministic variant": (
+        _cumulative,
+        {},
+        ["unsupported operator 'relax.nn.selu'", "layer:op", "without a deterministic variant"],
+    ),
     "unknown loss": (_everything, {"loss": "hinge"}, ["unknown loss 'hinge'", "cross_entropy, mean_squared_error"]),
     "unknown optimizer": (_everything, {"optimizer": "lion"}, ["unknown optimizer 'lion'", "sgd, adam, adamw"]),
     "unknown metric": (_everything, {"metrics": ("f1",)}, ["unknown metric 'f1'", "accuracy"]),
