@@ -42,10 +42,11 @@ if TYPE_CHECKING:
         MeanSquaredError,
         SmoothL1,
     )
-    from gensyn_tvm.training.optimizers import SGD, Adam, AdamW
+    from gensyn_tvm.training.optimizers import SGD, Adagrad, Adam, AdamW, ExponentialMovingAverage, Lion, RMSprop
     from gensyn_tvm.training.step import training_step
 
 _EXPORTS = {
+    "Adagrad": "gensyn_tvm.training.optimizers",
     "Adam": "gensyn_tvm.training.optimizers",
     "AdamW": "gensyn_tvm.training.optimizers",
     "BinaryCrossEntropyWithLogits": "gensyn_tvm.training.losses",
@@ -56,6 +57,7 @@ _EXPORTS = {
     "EnvironmentChangedError": "gensyn_tvm.errors",
     "ExactnessError": "gensyn_tvm.errors",
     "Executable": "gensyn_tvm.runtime.executable",
+    "ExponentialMovingAverage": "gensyn_tvm.training.optimizers",
     "GensynError": "gensyn_tvm.errors",
     "Huber": "gensyn_tvm.training.losses",
     "ImportModelError": "gensyn_tvm.errors",
@@ -64,9 +66,11 @@ _EXPORTS = {
     "InvalidProgramError": "gensyn_tvm.errors",
     "KLDivergence": "gensyn_tvm.training.losses",
     "L1": "gensyn_tvm.training.losses",
+    "Lion": "gensyn_tvm.training.optimizers",
     "MeanSquaredError": "gensyn_tvm.training.losses",
     "NLL": "gensyn_tvm.training.losses",
     "Program": "gensyn_tvm.program",
+    "RMSprop": "gensyn_tvm.training.optimizers",
     "SGD": "gensyn_tvm.training.optimizers",
     "ScheduleError": "gensyn_tvm.errors",
     "SmoothL1": "gensyn_tvm.training.losses",
@@ -84,6 +88,7 @@ __all__ = [
     "L1",
     "NLL",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "BinaryCrossEntropyWithLogits",
@@ -93,6 +98,7 @@ __all__ = [
     "EnvironmentChangedError",
     "ExactnessError",
     "Executable",
+    "ExponentialMovingAverage",
     "GensynError",
     "Huber",
     "ImportModelError",
@@ -100,8 +106,10 @@ __all__ = [
     "InvalidFileError",
     "InvalidProgramError",
     "KLDivergence",
+    "Lion",
     "MeanSquaredError",
     "Program",
+    "RMSprop",
     "ScheduleError",
     "SmoothL1",
     "TargetError",

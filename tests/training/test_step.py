@@ -264,7 +264,7 @@ ERRORS: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
         ["unsupported operator 'relax.nn.selu'", "layer:op", "without a deterministic variant"],
     ),
     "unknown loss": (_everything, {"loss": "hinge"}, ["unknown loss 'hinge'", "cross_entropy, mean_squared_error"]),
-    "unknown optimizer": (_everything, {"optimizer": "lion"}, ["unknown optimizer 'lion'", "sgd, adam, adamw"]),
+    "unknown optimizer": (_everything, {"optimizer": "adamax"}, ["unknown optimizer 'adamax'", "sgd, adam, adamw"]),
     "unknown metric": (_everything, {"metrics": ("f1",)}, ["unknown metric 'f1'", "accuracy"]),
     "accuracy of a regression": (
         _everything,
