@@ -386,14 +386,13 @@ def test_infinite_paths() -> None:
 # ---- bits -----------------------------------------------------------------------------------------------------------
 
 _SHORT = {"target": LABELS[:2, :1], "input_lengths": np.array([2, 1]), "target_lengths": np.array([1, 1])}
+_COMPILED = (
+    *("cross_entropy all", "cross_entropy probabilities all", "cross_entropy extreme", "nll all of maps"),
+    *("bce weights", "bce extreme zeros", "mse", "l1", "huber extreme", "smooth_l1 extreme, sum"),
+    *("kl_divergence", "kl_divergence batchmean of logarithms", "cosine_embedding", "cosine_similarity of zeros"),
+)
 BITS: dict[str, tuple[Loss, Any, Any]] = {
-    **{name: (CASES[name][0], CASES[name][2], CASES[name][3]) for name in CASES if "ctc" not in name and "all" in name},
-    **{name: (CASES[name][0], CASES[name][2], CASES[name][3]) for name in CASES if "extreme" in name or "weights" in name},
-    **{
-        name: (CASES[name][0], CASES[name][2], CASES[name][3])
-        for name in ("mse", "l1", "cosine_embedding", "cosine_similarity")
-    },
-    **{name: (CASES[name][0], CASES[name][2], CASES[name][3]) for name in CASES if "kl" in name},
+    **{name: (CASES[name][0], CASES[name][2], CASES[name][3]) for name in _COMPILED},
     "ctc": (CTC(input_lengths=True, target_lengths=True), log_softmax(SCORES[:2, :2], 2), _SHORT),
 }
 
@@ -519,18 +518,45 @@ def test_a_function_with_several_targets_and_with_none() -> None:
     torch.manual_seed(2)
     model = torch.nn.Linear(3, 4)
 
-    def weighted(y: Any, target: Any, weight: Any) -> Any:
-        return op.mean(op.multiply(op.abs(op.subtract(y, target)), weight))
+    def weighted(y: Any, target: Any, scale: Any) -> Any:
+        return op.mean(op.multiply(op.abs(op.subtract(y, target)), scale))
 
-    types = {"target": TensorType((6, 4), "float32"), "weight": TensorType((6, 1), "float32")}
+    types = {"target": TensorType((6, 4), "float32"), "scale": TensorType((6, 1), "float32")}
     step, arrays = step_of(model, loss=weighted, target=types, metrics=("mean_absolute_error",))
-    assert [(i.name, i.role) for i in step.graph.inputs][1:3] == [("target", "target"), ("weight", "target")]
+    assert [(i.name, i.role) for i in step.graph.inputs][1:3] == [("target", "target"), ("scale", "target")]
     t, w = normal(6, 4), uniform(6, 1)
-    found = interpreter.run_named(step.graph, {**arrays, "target": t, "weight": w})
+    found = interpreter.run_named(step.graph, {**arrays, "target": t, "scale": w})
     expected = (model(torch.tensor(X3)).detach().numpy() - t) * w
     np.testing.assert_allclose(found["loss", False], np.abs(expected).mean(), rtol=2e-5)
     none, arrays = step_of(model, loss=lambda y: op.mean(op.multiply(y, y)), target={})
     assert ("loss", False) in interpreter.run_named(none.graph, arrays)
+
+
+class Frames(torch.nn.Module):
+    """(time, features) rows of one sample → log-probabilities (time, 1, classes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)[:, None].log_softmax(2)
+
+
+def test_a_step_of_ctc_with_lengths() -> None:
+    torch.manual_seed(2)
+    model = Frames()
+    loss = CTC(input_lengths=True, target_lengths=True)
+    step, arrays = step_of(model, loss=loss, target=TensorType((1, 3), "int64"))
+    assert [i.name for i in step.graph.inputs if i.role == "target"] == ["target", "input_lengths", "target_lengths"]
+    labels, lengths = np.array([[2, 2, 3]]), {"input_lengths": np.array([5]), "target_lengths": np.array([2])}
+    found = interpreter.run_named(step.graph, {**arrays, "target": labels, **lengths})
+    expected = F.ctc_loss(model(torch.tensor(X3)), torch.tensor(labels), *(torch.tensor(n) for n in lengths.values()))
+    expected.backward()
+    np.testing.assert_allclose(found["loss", False], expected.detach().numpy(), rtol=2e-5)
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        np.testing.assert_allclose(found[name, True], (p - 0.1 * p.grad).detach().numpy(), rtol=2e-5, atol=1e-6)
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

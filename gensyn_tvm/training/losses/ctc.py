@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from gensyn_tvm.canonical.relax_ops import canonical
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import InvalidProgramError, describe
 from gensyn_tvm.training.emit import Emitter, Expr, dtype_of, number, op, shape_of
@@ -21,6 +20,7 @@ from gensyn_tvm.training.losses.base import (
     single,
     type_of,
 )
+from gensyn_tvm.training.ops import stop_gradient
 
 _LENGTHS = ("input_lengths", "target_lengths")
 
@@ -209,17 +209,11 @@ def log_of_sum(e: Emitter, terms: Sequence[Expr]) -> Expr:
         largest = e(op.maximum(largest, x))
     never = number(-math.inf, dtype)
     dead = e(op.equal(largest, never))
-    m = _without_gradient(e, e(op.where(dead, number(0, dtype), largest)))
+    # m has gradient 0 altogether, but term by term only up to rounding.
+    m = e(stop_gradient(e(op.where(dead, number(0, dtype), largest))))
     total = None
     for x in terms:
         term = e(op.exp(e.sub(x, m)))
         total = term if total is None else e.add(total, term)
     alive = e(op.where(dead, number(1, dtype), total))
     return e(op.where(dead, never, e.add(e(op.log(alive)), m)))
-
-
-def _without_gradient(e: Emitter, x: Expr) -> Expr:
-    """x as its bits and back: the shift of a logarithm of a sum has gradient 0 altogether, term by term only up to rounding."""
-    dtype = dtype_of(x)
-    bits = e(canonical("bitcast", x, dtype="int32" if dtype == "float32" else "int64"))
-    return e(canonical("bitcast", bits, dtype=dtype))
