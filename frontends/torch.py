@@ -111,7 +111,7 @@ def _check_values(exported: Any) -> None:
             raise UnsupportedOperatorError(str(node.target), where=node.name, found=found, expected=expected)
 
 
-def _as_array(tensor: torch.Tensor) -> np.ndarray:
+def array_of(tensor: torch.Tensor) -> np.ndarray:
     """A copy; of the floats that NumPy does not have by itself the bits are taken."""
     tensor, dtype = tensor.detach().cpu(), dtype_name(tensor.dtype)
     if dtype in NARROW_FLOATS and dtype != "float16":
@@ -142,7 +142,7 @@ def _arrays(exported: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
                 "  what to do: tie them by assigning the same object to both modules"
             )
         trainable = isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
-        arrays[0 if trainable else 1][name] = _as_array(tensor)
+        arrays[0 if trainable else 1][name] = array_of(tensor)
     return *arrays, tied
 
 

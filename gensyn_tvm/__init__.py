@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TargetError,
         UnsupportedOperatorError,
     )
+    from gensyn_tvm.evidence.trace import trace
     from gensyn_tvm.frontends.onnx import from_onnx
     from gensyn_tvm.frontends.torch import from_torch
     from gensyn_tvm.program import Program
@@ -80,6 +81,7 @@ _EXPORTS = {
     "from_onnx": "gensyn_tvm.frontends.onnx",
     "from_torch": "gensyn_tvm.frontends.torch",
     "load": "gensyn_tvm.runtime.packaging",
+    "trace": "gensyn_tvm.evidence.trace",
     "training_step": "gensyn_tvm.training.step",
 }
 
@@ -119,6 +121,7 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "load",
+    "trace",
     "training_step",
 ]
 

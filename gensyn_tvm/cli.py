@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,20 @@ def parser() -> argparse.ArgumentParser:
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--phase", help="IR after a phase of the compiler; an unknown name lists them")
     what.add_argument("--code", action="store_true", help="generated assembly, or C for target c")
+    what.add_argument("--diff", nargs=2, metavar="PHASE", help="what changed between two phases, function by function")
+    sub.add_argument("--kernel", metavar="NAME", help="with --diff: this function only")
     sub.add_argument("--target", default="native")
+    _add_shapes(sub)
+
+    sub = command("trace", _trace, "Run a program in two ways and find the first operator whose results differ.")
+    sub.add_argument("model", help=f"a .gtvm file, {model}")
+    sub.add_argument("--inputs", metavar="NPZ", help="the batch by name; drawn from --seed if left out")
+    sub.add_argument("--seed", type=int, default=0, help="of the drawn batch")
+    sub.add_argument("--target", default="native", metavar="WAY", help="TARGET[:SCHEDULE[:THREADS]], or interpreter")
+    sub.add_argument("--against", metavar="WAY", help="the reference; interpreter if left out, nothing with --nonfinite")
+    sub.add_argument("--tolerance", type=float, help="relative to the largest magnitude of a value; bits if left out")
+    sub.add_argument("--nonfinite", action="store_true", help="the first operator that makes NaN or infinity")
+    sub.add_argument("--segment", type=int, default=64, metavar="N", help="operators compiled together")
     _add_shapes(sub)
 
     command("doctor", _doctor, "Say what this machine can build and run, and whether its arithmetic is sound.")
@@ -225,6 +239,10 @@ def _inspect(options: argparse.Namespace) -> int:
     from gensyn_tvm.canonical import serialise
 
     with _busy("reading", options):
+        if options.diff:
+            return _inspect_diff(options)
+        if options.kernel:
+            raise InputError("--kernel needs --diff")
         source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
         phase = "code" if options.code else options.phase
         if phase:
@@ -241,6 +259,37 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"digest {serialise.digest(source.graph)}")
         print(commands.listing(source.graph))
     return 0
+
+
+def _inspect_diff(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands, phase_diff
+
+    program = commands.load_any(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+    functions = phase_diff.phase_functions(program, options.diff, options.target)
+    before, after = options.diff
+    diffs = phase_diff.difference(functions[before], functions[after], options.kernel)
+    if options.json:
+        print(json.dumps({"phases": options.diff, "target": options.target, "functions": [asdict(d) for d in diffs]}))
+    else:
+        phase_diff.print_lines(phase_diff.as_lines(diffs, (before, after)))
+    return 0
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands
+    from gensyn_tvm.evidence import report
+
+    with _busy("importing", options):
+        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+        given = commands.load_arrays(options.inputs) if options.inputs else None
+    names = ("target", "against", "tolerance", "nonfinite", "seed", "segment")
+    with _busy("running", options):
+        found = report.examine(source, given, **{name: getattr(options, name) for name in names})
+    if options.json:
+        print(json.dumps(found.as_object()))
+    else:
+        found.print()
+    return 0 if found.clean else 1
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -58,15 +58,20 @@ def load_model(model: str, *, shapes: Shapes | None = None, batch: int | None = 
 
 def load_source(model: str, *, shapes: Shapes | None = None, batch: int | None = None) -> Source:
     """A canonical graph and its arrays: from a ``.gtvm`` file, or from a model, frozen for inference."""
-    if model.endswith(".gtvm"):
-        from gensyn_tvm.runtime import packaging
-
-        if shapes or batch is not None:
-            raise ImportModelError(f"{model}: the shapes of a .gtvm file are fixed; import the model again with other ones")
-        return packaging.load_source(model)
     from gensyn_tvm.compiler import source_of
 
-    return source_of(load_model(model, shapes=shapes, batch=batch))
+    return source_of(load_any(model, shapes=shapes, batch=batch))
+
+
+def load_any(model: str, *, shapes: Shapes | None = None, batch: int | None = None) -> Program | Source:
+    """The canonical graph and arrays of a ``.gtvm`` file; anything else as the program that ``load_model`` gives."""
+    if not model.endswith(".gtvm"):
+        return load_model(model, shapes=shapes, batch=batch)
+    from gensyn_tvm.runtime import packaging
+
+    if shapes or batch is not None:
+        raise ImportModelError(f"{model}: the shapes of a .gtvm file are fixed; import the model again with other ones")
+    return packaging.load_source(model)
 
 
 def _batch_shapes(model: str, batch: int | None) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,7 @@ from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.interpreter import scalar
 from gensyn_tvm.interpreter.registry import OPERATORS
 
-__all__ = ["evaluate", "run", "run_named"]
+__all__ = ["checked_inputs", "evaluate", "finished", "run", "run_named"]
 
 #: Receives a value's number and its elements (read-only, NaNs canonical).
 Observer = Callable[[int, np.ndarray], None]
@@ -50,7 +50,7 @@ def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], observe: Observer |
     """Like ``run``, showing every value to ``observe``, in the order of their numbers, inputs first."""
     rules.validate(graph)
     scalar.check_environment()
-    values: list[np.ndarray | None] = list(_checked_inputs(graph, inputs))
+    values: list[np.ndarray | None] = list(checked_inputs(graph, inputs))
     last_use = _last_uses(graph)
     with np.errstate(all="ignore"):
         for number, value in enumerate(values):
@@ -65,14 +65,14 @@ def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], observe: Observer |
             values.append(result)
             for i in last_use.get(index, ()):
                 values[i] = None
-        return [_finished(o, values) for o in graph.outputs]
+        return [finished(o, values) for o in graph.outputs]
 
 
 def _graph(program: str | bytes | Graph) -> Graph:
     return program if isinstance(program, Graph) else serialise.loads(program)
 
 
-def _finished(output: Output, values: Sequence[np.ndarray | None]) -> np.ndarray:
+def finished(output: Output, values: Sequence[np.ndarray | None] | Mapping[int, np.ndarray]) -> np.ndarray:
     """An output: a row-major array of its own, with canonical NaNs, cut to the extents that were computed."""
     value = values[output.value]
     assert value is not None
@@ -102,8 +102,12 @@ def _last_uses(graph: Graph) -> dict[int, list[int]]:
     return result
 
 
-def _checked_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The arrays in the order of the graph's inputs, in this machine's byte order."""
+def checked_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The arrays in the order of the graph's inputs, in this machine's byte order.
+
+    Raises:
+        InputError: arrays are missing, unknown, or of another shape or dtype.
+    """
     known = {i.name for i in graph.inputs}
     missing = [i.name for i in graph.inputs if i.name not in inputs]
     unknown = [str(name) for name in inputs if name not in known]
