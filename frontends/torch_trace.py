@@ -33,7 +33,8 @@ def capture(module: torch.nn.Module, inputs: tuple[Any, ...]) -> dict[str, np.nd
     """Outputs of a module and of all its submodules by module path (``""`` for the module itself).
 
     A copy of the module runs, in its modes, without gradients; the module and PyTorch's random numbers are left alone. Of a
-    submodule that is called several times the last call is kept; outputs that are no tensor are left out.
+    submodule that is called several times the last call is kept. Outputs that are no tensor are left out, and submodules that
+    have several paths, because export names each call after one of them.
 
     Args:
         inputs: tensors or NumPy arrays, as ``forward`` takes them.
@@ -50,7 +51,10 @@ def capture(module: torch.nn.Module, inputs: tuple[Any, ...]) -> dict[str, np.nd
         return keep
 
     twin = copy.deepcopy(module)
-    handles = [child.register_forward_hook(hook(path)) for path, child in twin.named_modules()]
+    paths: dict[torch.nn.Module, list[str]] = {}
+    for path, child in twin.named_modules(remove_duplicate=False):
+        paths.setdefault(child, []).append(path)
+    handles = [child.register_forward_hook(hook(names[0])) for child, names in paths.items() if len(names) == 1]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         twin(*(torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x for x in inputs))
     for handle in handles:

@@ -251,7 +251,7 @@ def test_arrays_for_a_training_step() -> None:
     b.add_output("w", b.emit("add", b.emit("sub", x, t), w), updates=True)
     source = Source(b.finish(), State({"w": np.ones(2, np.float32)}, step=7), 0.25)
     drawn = arrays_for(source, seed=3)
-    assert (drawn["w"].tolist(), drawn["n"], drawn["rate"]) == ([1, 1], 7, 0.25)
+    assert (drawn["w"].tolist(), int(drawn["n"]), float(drawn["rate"])) == ([1, 1], 7, 0.25)
     given = arrays_for(source, {"x": np.zeros(2, np.float32), "y": np.ones(2, np.float32)})
     assert (given["image"].tolist(), given["target"].tolist()) == ([0, 0], [1, 1])
     with pytest.raises(InputError, match=r"missing \['target'\], unknown \['other'\]"):
