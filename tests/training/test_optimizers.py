@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -355,6 +356,16 @@ def test_dictionary_of_a_configuration_file() -> None:
     assert found == replace(AdamW(np.float64(3e-4), (0.9, 0.95), no_decay="*.bias"), lr_scale={"head.*": 0.1})
     nested = from_dict({"kind": "exponential_moving_average", "optimizer": {"kind": "lion"}})
     assert nested == ExponentialMovingAverage(Lion())
+
+
+def test_document_has_every_setting_and_default() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    for kind, optimizer in OPTIMIZERS.items():
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{kind}` | `{type(optimizer).__name__}` |"))
+        for field in fields(optimizer):
+            if not field.kw_only or field.name not in ("no_decay", "lr_scale"):
+                shown = f"`{field.name}={field.default!r}`" if field.default is not MISSING else f"`{field.name}` (no default"
+                assert shown in row
 
 
 DESCRIPTIONS: dict[str, tuple[Any, str]] = {
