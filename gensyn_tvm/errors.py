@@ -60,3 +60,15 @@ class ExactnessError(GensynError):
 
 class EnvironmentChangedError(GensynError):
     """The floating-point environment of a thread is not the IEEE-754 default and could not be restored."""
+
+
+class CheckpointError(GensynError):
+    """A checkpoint is damaged, of another program or run, missing, or cannot be continued with what was given."""
+
+
+class TrainingError(GensynError):
+    """A training run cannot go on: its loss is no finite number."""
+
+
+class ConfigError(GensynError):
+    """A configuration file has an unknown key, a value that does not fit, or lacks something."""

@@ -1,0 +1,164 @@
+"""Evaluation during training: loss and metrics of the model in inference mode on samples held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from gensyn_tvm.canonical.from_relax import freeze
+from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.errors import InputError, InvalidProgramError, describe
+from gensyn_tvm.program import Program
+from gensyn_tvm.runtime.executable import Executable, as_array
+from gensyn_tvm.trainer.batches import named_batch
+from gensyn_tvm.trainer.data import batches_of
+from gensyn_tvm.training.emit import Emitter, Expr, build_function, inline
+from gensyn_tvm.training.losses import LOSSES, METRICS, relax_type, target_type
+from gensyn_tvm.training.modes import for_inference
+
+#: (outputs by name, the batch by name) → numbers by name.
+Metrics = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured every so often.
+
+    Each number is the mean over the batches: summed in float64 in the order of the batches, then divided by their count.
+    Samples are not shuffled, an incomplete last batch is left out.
+
+    Attributes:
+        program: an inference program (anything that ``compile`` takes, or an ``Executable``) whose parameters and buffers have
+            the names of the training step's. Without ``metrics`` all its outputs must be scalars; see ``evaluation_graph``.
+        data: as for ``Trainer.fit``.
+        every: steps between two evaluations; there is one after the last step too.
+        metrics: makes numbers of the outputs; what it computes beyond integers should be exact if logs are to be equal
+            everywhere.
+        best: name of the number that says which checkpoint is best; the first one by default.
+        larger_is_better: for that number.
+        batches: use only so many batches.
+    """
+
+    program: Any
+    data: Any
+    every: int
+    metrics: Metrics | None = None
+    best: str | None = None
+    larger_is_better: bool = False
+    batches: int | None = None
+
+
+def evaluation_graph(
+    program: Program, *, loss: str = "cross_entropy", metrics: Sequence[str] | None = None, target: TensorType | None = None
+) -> Graph:
+    """A canonical graph (inputs, target, parameters, buffers) → (loss, metrics) of the model in inference mode.
+
+    Args:
+        program: an imported model with one output.
+        loss: name of a loss.
+        metrics: names of metrics; ``("accuracy",)`` for cross entropy by default.
+        target: type of the target if it is not the loss's usual one.
+
+    Raises:
+        InvalidProgramError: an unknown loss or metric, several outputs.
+    """
+    names = tuple(metrics) if metrics is not None else (("accuracy",) if loss == "cross_entropy" else ())
+    unknown = [n for n in (loss,) if n not in LOSSES] + [n for n in names if n not in METRICS]
+    if unknown or len(program.outputs) != 1:
+        found = f"unknown {', '.join(unknown)}" if unknown else f"outputs {', '.join(program.outputs)}"
+        expected = f"one output, a loss of {', '.join(LOSSES)}, metrics of {', '.join(METRICS)}"
+        raise InvalidProgramError(describe("this model cannot be evaluated", found=found, expected=expected))
+    main = for_inference(program).module["main"]
+    output_type = next(iter(main.body.body.fields))
+    variables = [relax.Var(p.name, p.ty) for p in main.params]
+    target_variable = relax.Var("target", relax_type(target_type(loss, output_type, target)))
+
+    def body(e: Emitter) -> Sequence[Expr]:
+        output = inline(e, main, variables)[0]
+        e.place = "evaluation"
+        return [LOSSES[loss](e, output, target_variable), *(METRICS[m](e, output, target_variable) for m in names)]
+
+    count = len(program.inputs)
+    return freeze(
+        build_function([*variables[:count], target_variable, *variables[count:]], body),
+        name=f"{program.origin or 'program'} evaluation",
+        inputs=[
+            *((i, "input") for i in program.inputs),
+            ("target", "target"),
+            *((n, "parameter") for n in program.parameters),
+            *((n, "buffer") for n in program.states),
+        ],
+        outputs=[("loss", False), *((n, False) for n in names)],
+    )
+
+
+class Evaluator:
+    """An ``Evaluation`` made ready: compiled, its data cut into batches.
+
+    Raises:
+        InputError: ``every`` or ``batches`` below 1, a training step as the program, parameters that the step does not have.
+    """
+
+    def __init__(self, evaluation: Evaluation, step: Executable, target: Any, threads: int | None) -> None:
+        from gensyn_tvm.compiler import compile
+
+        self.evaluation = evaluation
+        program = evaluation.program
+        self.exe = program if isinstance(program, Executable) else compile(program, target, threads=threads)
+        lacking = sorted(set(self.exe.state) - set(step.state))
+        if evaluation.every < 1 or (evaluation.batches or 1) < 1 or self.exe.is_training_step or lacking:
+            found = f"every={evaluation.every}, batches={evaluation.batches}"
+            found += ", a training step" if self.exe.is_training_step else ""
+            found += f", arrays that the training step lacks: {', '.join(lacking)}" if lacking else ""
+            expected = "an inference program of the trained model, and at least 1"
+            raise InputError(describe("this evaluation cannot be done", found=found, expected=expected))
+        self.batches = batches_of(evaluation.data, self.exe.graph, seed=0, shuffle=False)
+
+    def run(self, arrays: Mapping[str, Any]) -> dict[str, float]:
+        """The numbers for a state's arrays.
+
+        Raises:
+            InputError: the data do not fit the program, or give no batch.
+        """
+        sums: dict[str, np.float64] = {}
+        count = 0
+        for batch in islice(self.batches.start(0, epochs=1), self.evaluation.batches):
+            for name, value in self._numbers(named_batch(self.exe.graph, batch), arrays).items():
+                sums[name] = sums.get(name, np.float64(0)) + np.float64(value)
+            count += 1
+        if not sums:
+            raise InputError("the data of an evaluation give no batch")
+        return {name: float(value / np.float64(count)) for name, value in sums.items()}
+
+    def _numbers(self, batch: Mapping[str, Any], arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        reads = {i.name for i in self.exe.graph.inputs if i.role in ("input", "target")}
+        results = self.exe.run({n: v for n, v in batch.items() if n in reads}, arrays)
+        outputs = {o.name: as_array(r) for o, r in zip(self.exe.graph.outputs, results, strict=True)}
+        if self.evaluation.metrics is not None:
+            return self.evaluation.metrics(outputs, batch)
+        wrong = [name for name, value in outputs.items() if value.shape != ()]
+        if wrong:
+            remedy = "evaluate evaluation_graph(program, loss=…), or give Evaluation.metrics"
+            raise InputError(describe("an evaluated output is no scalar", found=", ".join(wrong), remedy=remedy))
+        return {name: value[()] for name, value in outputs.items()}
+
+    def best_name(self, numbers: Mapping[str, float]) -> str:
+        """The number that decides which checkpoint is best.
+
+        Raises:
+            InputError: ``Evaluation.best`` names none.
+        """
+        name = self.evaluation.best or next(iter(numbers))
+        if name not in numbers:
+            raise InputError(describe(f"no number is called {name!r}", found=", ".join(numbers)))
+        return name
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether ``value`` beats the best so far; a NaN never does."""
+        return value > than if self.evaluation.larger_is_better else value < than
