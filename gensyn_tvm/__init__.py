@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gensyn_tvm.compiler import compile
     from gensyn_tvm.errors import (
+        CheckpointError,
+        ConfigError,
         EnvironmentChangedError,
         ExactnessError,
         GensynError,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         InvalidProgramError,
         ScheduleError,
         TargetError,
+        TrainingError,
         UnsupportedOperatorError,
     )
     from gensyn_tvm.evidence.trace import trace
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from gensyn_tvm.program import Program
     from gensyn_tvm.runtime.executable import Executable
     from gensyn_tvm.runtime.packaging import load
+    from gensyn_tvm.trainer import Trainer
     from gensyn_tvm.training.losses import (
         CTC,
         L1,
@@ -55,6 +59,8 @@ _EXPORTS = {
     "CosineEmbedding": "gensyn_tvm.training.losses",
     "CosineSimilarity": "gensyn_tvm.training.losses",
     "CrossEntropy": "gensyn_tvm.training.losses",
+    "CheckpointError": "gensyn_tvm.errors",
+    "ConfigError": "gensyn_tvm.errors",
     "EnvironmentChangedError": "gensyn_tvm.errors",
     "ExactnessError": "gensyn_tvm.errors",
     "Executable": "gensyn_tvm.runtime.executable",
@@ -76,6 +82,8 @@ _EXPORTS = {
     "ScheduleError": "gensyn_tvm.errors",
     "SmoothL1": "gensyn_tvm.training.losses",
     "TargetError": "gensyn_tvm.errors",
+    "Trainer": "gensyn_tvm.trainer",
+    "TrainingError": "gensyn_tvm.errors",
     "UnsupportedOperatorError": "gensyn_tvm.errors",
     "compile": "gensyn_tvm.compiler",
     "from_onnx": "gensyn_tvm.frontends.onnx",
@@ -94,6 +102,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "BinaryCrossEntropyWithLogits",
+    "CheckpointError",
+    "ConfigError",
     "CosineEmbedding",
     "CosineSimilarity",
     "CrossEntropy",
@@ -115,6 +125,8 @@ __all__ = [
     "ScheduleError",
     "SmoothL1",
     "TargetError",
+    "Trainer",
+    "TrainingError",
     "UnsupportedOperatorError",
     "__version__",
     "compile",

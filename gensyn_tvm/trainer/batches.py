@@ -30,24 +30,24 @@ def named_batch(graph: Graph, batch: Any) -> dict[str, Any]:
 
     Args:
         graph: its inputs and target are what the batch has.
-        batch: by position, or by name; ``x`` also stands for the only input and ``y`` for the target.
+        batch: by position, or by name; ``x`` also stands for the only input and ``y`` for the only target.
 
     Raises:
         InputError: neither a mapping nor a sequence, or a sequence of another length.
     """
     inputs = [i.name for i in graph.inputs if i.role == "input"]
+    targets = [i.name for i in graph.inputs if i.role == "target"]
     names = [i.name for i in graph.inputs if i.role in _ROLES]
     expected = f"{len(names)}: {', '.join(names)}"
     if isinstance(batch, Mapping):
-        short: dict[str, str] = {**({"x": inputs[0]} if len(inputs) == 1 else {}), "y": "target"}
+        short: dict[str, str] = {
+            **({"x": inputs[0]} if len(inputs) == 1 else {}),
+            **({"y": targets[0]} if len(targets) == 1 else {}),
+        }
         return {str(name) if name in names else short.get(name, str(name)): array for name, array in batch.items()}
     if not isinstance(batch, Sequence) or isinstance(batch, str):
         found = f"a {type(batch).__name__}"
         raise InputError(describe("this is no batch", found=found, expected=f"{', '.join(names)} in a tuple or by name"))
-    if len(batch) < len(names):
-        raise InputError(describe("a batch lacks arrays", found=str(len(batch)), expected=expected))
-    if len(batch) > len(names) and len(names) != len(inputs):
-        raise InputError(
-            describe("a batch has too many arrays", found=str(len(batch)), expected=f"{len(names)}: {', '.join(names)}")
-        )
-    return {**dict(zip(names, batch, strict=False)), **({"target": batch[-1]} if len(batch) > len(names) else {})}
+    if len(batch) != len(names):
+        raise InputError(describe("a batch has another number of arrays", found=str(len(batch)), expected=expected))
+    return dict(zip(names, batch, strict=True))

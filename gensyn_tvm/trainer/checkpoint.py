@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -26,7 +27,7 @@ import safetensors.numpy
 
 from gensyn_tvm import __version__
 from gensyn_tvm.canonical import rules
-from gensyn_tvm.canonical.types import DTYPES, NARROW, carrier_of, from_carrier, to_carrier
+from gensyn_tvm.canonical.types import DTYPES, carrier_of, from_carrier, to_carrier
 from gensyn_tvm.errors import CheckpointError, describe
 from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.runtime.executable import State
@@ -258,10 +259,15 @@ def _read_manifest(where: Path) -> dict[str, Any]:
             where, found, f"version {rules.NUMERICS_VERSION!r}, which this installation executes", what="of another version"
         )
     wrong = sorted(k for k in {*_KEYS, *manifest} if type(manifest.get(k)) is not _KEYS.get(k))
+    if not wrong and set(manifest["file"]) != {"name", "size", "sha256"}:
+        wrong = ["file"]
     if wrong:
         _refuse(where, f"unusable keys {', '.join(wrong)}", "what gensyn_tvm wrote")
     if manifest["digest"] != _own_digest(manifest):
         _refuse(where, "contents that do not have the digest that they state", "what gensyn_tvm wrote, unedited")
+    for name, entry in manifest["arrays"].items():
+        if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES or not isinstance(entry.get("shape"), list):
+            _refuse(where, f"array {name!r} described as {entry!r}", "its dtype and shape")
     if where.parent.name != f"step-{manifest['step']:012d}" and _NAME.fullmatch(where.parent.name):
         _refuse(where, f"step {manifest['step']}", f"the step of the folder {where.parent.name}")
     return manifest
@@ -288,10 +294,11 @@ def _unpack(data: bytes, declared: Mapping[str, Any], where: Path) -> dict[str, 
         _refuse(where, f"arrays {sorted(found)}", f"arrays {sorted(declared)}")
     arrays = {}
     for name, entry in declared.items():
-        dtype, shape = entry["dtype"], tuple(entry["shape"])
-        if dtype not in DTYPES or tuple(found[name]["shape"]) != shape:
-            _refuse(where, f"{name!r} of shape {found[name]['shape']}", f"{dtype}{list(shape)}")
+        dtype, shape = entry["dtype"], entry["shape"]
         carrier = np.dtype(carrier_of(dtype)).newbyteorder("<")
-        bits = np.frombuffer(bytes(found[name]["data"]), carrier).reshape(shape)
-        arrays[name] = from_carrier(bits.astype(carrier.newbyteorder("=")), dtype) if dtype in NARROW else bits.copy()
+        raw = bytes(found[name]["data"])
+        if list(found[name]["shape"]) != shape or len(raw) != carrier.itemsize * math.prod(shape):
+            _refuse(where, f"{name!r} is {found[name]['dtype']}{found[name]['shape']}", f"{dtype}{shape}")
+        bits = np.frombuffer(raw, carrier).reshape(shape).astype(carrier.newbyteorder("="))
+        arrays[name] = from_carrier(bits, dtype)
     return arrays

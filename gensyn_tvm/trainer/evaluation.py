@@ -12,14 +12,22 @@ from tvm import relax
 
 from gensyn_tvm.canonical.from_relax import freeze
 from gensyn_tvm.canonical.graph import Graph
-from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.errors import InputError, InvalidProgramError, describe
+from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.program import Program
 from gensyn_tvm.runtime.executable import Executable, as_array
 from gensyn_tvm.trainer.batches import named_batch
 from gensyn_tvm.trainer.data import batches_of
 from gensyn_tvm.training.emit import Emitter, Expr, build_function, inline
-from gensyn_tvm.training.losses import LOSSES, METRICS, relax_type, target_type
+from gensyn_tvm.training.losses import (
+    METRICS,
+    Loss,
+    LossFunction,
+    Scored,
+    TargetTypes,
+    as_loss,
+    check_metric,
+    relax_type,
+)
 from gensyn_tvm.training.modes import for_inference
 
 #: (outputs by name, the batch by name) → numbers by name.
@@ -55,42 +63,46 @@ class Evaluation:
 
 
 def evaluation_graph(
-    program: Program, *, loss: str = "cross_entropy", metrics: Sequence[str] | None = None, target: TensorType | None = None
+    program: Program,
+    *,
+    loss: str | Loss | LossFunction = "cross_entropy",
+    target: TargetTypes = None,
+    metrics: Sequence[str] | None = None,
 ) -> Graph:
-    """A canonical graph (inputs, target, parameters, buffers) → (loss, metrics) of the model in inference mode.
+    """A canonical graph (inputs, targets, parameters, buffers) → (loss, metrics) of the model in inference mode.
 
     Args:
-        program: an imported model with one output.
-        loss: name of a loss.
-        metrics: names of metrics; ``("accuracy",)`` for cross entropy by default.
-        target: type of the target if it is not the loss's usual one.
+        program: an imported model.
+        loss, target, metrics: as for ``training_step``.
 
     Raises:
-        InvalidProgramError: an unknown loss or metric, several outputs.
+        InvalidProgramError: an unknown loss or metric, or one that does not suit the model.
     """
-    names = tuple(metrics) if metrics is not None else (("accuracy",) if loss == "cross_entropy" else ())
-    unknown = [n for n in (loss,) if n not in LOSSES] + [n for n in names if n not in METRICS]
-    if unknown or len(program.outputs) != 1:
-        found = f"unknown {', '.join(unknown)}" if unknown else f"outputs {', '.join(program.outputs)}"
-        expected = f"one output, a loss of {', '.join(LOSSES)}, metrics of {', '.join(METRICS)}"
-        raise InvalidProgramError(describe("this model cannot be evaluated", found=found, expected=expected))
+    chosen = as_loss(loss)
     main = for_inference(program).module["main"]
-    output_type = next(iter(main.body.body.fields))
+    types = dict(zip(program.outputs, list(main.body.body.fields), strict=False))
+    wanted = chosen.targets(types, target)
+    names = chosen.default_metrics(wanted) if metrics is None else tuple(metrics)
     variables = [relax.Var(p.name, p.ty) for p in main.params]
-    target_variable = relax.Var("target", relax_type(target_type(loss, output_type, target)))
+    targets = {name: relax.Var(name, relax_type(t)) for name, t in wanted.items()}
+    first_target = next(iter(targets.values()), None)
+    for name in names:
+        check_metric(name, chosen.read(types)[0], first_target)
 
     def body(e: Emitter) -> Sequence[Expr]:
-        output = inline(e, main, variables)[0]
+        outputs = dict(zip(program.outputs, inline(e, main, variables), strict=False))
         e.place = "evaluation"
-        return [LOSSES[loss](e, output, target_variable), *(METRICS[m](e, output, target_variable) for m in names)]
+        value = chosen.emit(e, outputs, targets)
+        scored = Scored(chosen.read(outputs)[0], first_target, value, chosen.ignored)
+        return [value, *(METRICS[m](e, scored) for m in names)]
 
     count = len(program.inputs)
     return freeze(
-        build_function([*variables[:count], target_variable, *variables[count:]], body),
+        build_function([*variables[:count], *targets.values(), *variables[count:]], body),
         name=f"{program.origin or 'program'} evaluation",
         inputs=[
             *((i, "input") for i in program.inputs),
-            ("target", "target"),
+            *((n, "target") for n in targets),
             *((n, "parameter") for n in program.parameters),
             *((n, "buffer") for n in program.states),
         ],
@@ -118,6 +130,7 @@ class Evaluator:
             found += f", arrays that the training step lacks: {', '.join(lacking)}" if lacking else ""
             expected = "an inference program of the trained model, and at least 1"
             raise InputError(describe("this evaluation cannot be done", found=found, expected=expected))
+        self._step = step.graph
         self.batches = batches_of(evaluation.data, self.exe.graph, seed=0, shuffle=False)
 
     def run(self, arrays: Mapping[str, Any]) -> dict[str, float]:
@@ -129,7 +142,7 @@ class Evaluator:
         sums: dict[str, np.float64] = {}
         count = 0
         for batch in islice(self.batches.start(0, epochs=1), self.evaluation.batches):
-            for name, value in self._numbers(named_batch(self.exe.graph, batch), arrays).items():
+            for name, value in self._numbers(named_batch(self._step, batch), arrays).items():
                 sums[name] = sums.get(name, np.float64(0)) + np.float64(value)
             count += 1
         if not sums:

@@ -227,12 +227,16 @@ class _Run:
     def _continue(self, checkpoint: Checkpoint) -> None:
         manifest = checkpoint.manifest
         _check_program(checkpoint, self.exe)
+        numbers = (manifest["data"].get("batches"), *(manifest["learning_rates"].get(k) for k in ("first_step", "count")))
+        if not all(type(n) is int and n >= 0 for n in numbers):
+            raise _other(checkpoint, f"batches, first step and number of rates {numbers}", "what a Trainer wrote")
+        taken, first, count = numbers
         remembered = {key: value for key, value in manifest["data"].items() if key != "batches"}
         _same(checkpoint, "seed", manifest["seed"], self.trainer.seed)
         _same(checkpoint, "data", remembered, self._data)
-        self.taken = int(manifest["data"]["batches"])
-        self.rates = Rates(self.trainer.learning_rate, self.exe.learning_rate, int(manifest["learning_rates"]["first_step"]))
-        self.rates.skip(int(manifest["learning_rates"]["count"]))
+        self.taken = taken
+        self.rates = Rates(self.trainer.learning_rate, self.exe.learning_rate, first)
+        self.rates.skip(count)
         _same(checkpoint, "learning rates", manifest["learning_rates"], self.rates.description())
         self.result = Training(checkpoint.state, best=dict(manifest["best"]), checkpoint=checkpoint.path)
 
@@ -281,7 +285,7 @@ class _Run:
                 describe(
                     f"the loss is {loss}",
                     where=f"step {state.step + 1}, epoch {self.batches.epoch_of(self.taken)}, batch {self.taken}",
-                    found=f"{before}, learning rate {rate}",
+                    found=f"{before}, learning rate {'none' if rate is None else f'{rate:.6g}'}",
                     expected="a finite loss",
                     remedy=f"lower the learning rate, or look at this batch; last checkpoint: {saved}",
                 )

@@ -1,0 +1,190 @@
+"""``gensyn-tvm train config.toml``: from a configuration to a run and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gensyn_tvm import commands
+from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.errors import ConfigError, InvalidProgramError, describe
+from gensyn_tvm.trainer.config import Config, DataTable, KindTable, read_config
+from gensyn_tvm.trainer.data import Arrays, Tokens
+from gensyn_tvm.trainer.evaluation import Evaluation, evaluation_graph
+from gensyn_tvm.trainer.logs import CsvLog, Log, TensorBoardLog
+from gensyn_tvm.trainer.trainer import Checkpoints, Trainer, Training
+
+if TYPE_CHECKING:
+    from gensyn_tvm.compiler import Source
+    from gensyn_tvm.program import Program
+    from gensyn_tvm.training.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of ``train_config``.
+
+    Attributes:
+        config: what was done.
+        program: digest of the training step.
+        training: the run.
+    """
+
+    config: Config
+    program: str
+    training: Training
+
+
+def train_config(
+    path: str, *, resume: bool = False, steps: int | None = None, overrides: Sequence[str] = (), progress: bool = False
+) -> Trained:
+    """Do what a configuration says.
+
+    Raises:
+        ConfigError: the configuration is not valid.
+        GensynError: whatever the model, the data and the run raise.
+    """
+    config = read_config(path, overrides, steps)
+    if resume and config.checkpoints is None:
+        raise ConfigError(describe("--resume needs checkpoints", where=path, expected="a table [checkpoints] with folder"))
+    for name in ("model", "step"):
+        destination = getattr(config.output, name)
+        if destination:
+            from gensyn_tvm.runtime.file import check_destination
+
+            check_destination(config.path(destination))
+    program, step = _step(config)
+    trainer = _trainer(config, program, step, progress)
+    data = _data(config, config.data, trainer.executable.graph)
+    run = config.run
+    training = trainer.fit(data, steps=run.steps, epochs=run.epochs, shuffle=run.shuffle, resume=resume)
+    _write(config, program, trainer, training)
+    return Trained(config, trainer.executable.digest, training)
+
+
+# ---- the parts of a run ---------------------------------------------------------------------------------------------
+
+
+def _step(config: Config) -> tuple[Program | None, TrainingStep | Source]:
+    from gensyn_tvm.training.step import training_step
+
+    model = config.model
+    source = _located(config, model.source)
+    if source.endswith(".gtvm"):
+        given = [n for n in ("loss", "optimizer") if getattr(config, n) is not None] + (["evaluation"] if config.evaluation else [])
+        given += ["run.metrics"] if config.run.metrics is not None else []
+        given += ["output.model"] if config.output.model else []
+        if given or model.batch or model.shapes:
+            found = ", ".join([*given, *(f"model.{n}" for n in ("batch", "shapes") if getattr(model, n))])
+            expected = "none of these: a saved training step has its loss, optimizer and shapes"
+            raise ConfigError(describe("keys that do not go with a .gtvm file", where=model.source, found=found, expected=expected))
+        return None, commands.load_source(source)
+    shapes = {name: tuple(extents) for name, extents in model.shapes.items()}
+    program = commands.load_model(source, shapes=shapes, batch=model.batch)
+    return program, training_step(program, loss=_loss(config), optimizer=_optimizer(config), metrics=config.run.metrics)
+
+
+def _located(config: Config, source: str) -> str:
+    """A source with its path relative to the configuration's folder; a module's name stays."""
+    path, colon, function = source.rpartition(":")
+    if colon and not path.endswith(".py"):
+        return source
+    return f"{config.path(path)}:{function}" if colon else str(config.path(source))
+
+
+def _with_settings(key: str, kinds: dict[str, Any], chosen: str | KindTable) -> Any:
+    """An object of a table by kind, with the settings of the configuration.
+
+    Raises:
+        ConfigError: no such kind, or a setting that it does not have.
+    """
+    kind, settings = (chosen, {}) if isinstance(chosen, str) else (chosen.kind, chosen.settings())
+    if kind not in kinds:
+        raise ConfigError(describe(f"{key}: no such kind", found=kind, expected=f"one of {', '.join(kinds)}"))
+    known = [f.name for f in fields(kinds[kind]) if f.init]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        found = ", ".join(f"{key}.{name}" for name in unknown)
+        raise ConfigError(describe(f"unknown settings of {kind}", found=found, expected=f"some of {', '.join(known)}"))
+    try:
+        return replace(kinds[kind], **{n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()})
+    except (InvalidProgramError, TypeError) as error:
+        raise ConfigError(describe(f"{key}: unusable settings", found=str(error))) from error
+
+
+def _loss(config: Config) -> Any:
+    from gensyn_tvm.training.losses import LOSSES
+
+    return _with_settings("loss", dict(LOSSES), config.loss or "cross_entropy")
+
+
+def _optimizer(config: Config) -> Any:
+    from gensyn_tvm.training.optimizers import OPTIMIZERS
+
+    return _with_settings("optimizer", dict(OPTIMIZERS), config.optimizer or "adamw")
+
+
+def _trainer(config: Config, program: Program | None, step: TrainingStep | Source, progress: bool) -> Trainer:
+    run, logs, saved = config.run, config.logs, config.checkpoints
+    outputs: list[Log] = [CsvLog(config.path(logs.csv))] if logs.csv else []
+    outputs += [TensorBoardLog(config.path(logs.tensorboard))] if logs.tensorboard else []
+    return Trainer(
+        step,
+        target=run.target,
+        threads=run.threads,
+        seed=run.seed,
+        learning_rate=config.learning_rate,
+        checkpoints=Checkpoints(config.path(saved.folder), saved.every, saved.keep) if saved else None,
+        evaluation=_evaluation(config, program),
+        logs=outputs,
+        log_every=logs.every,
+        progress=progress,
+        optimizer=repr(_optimizer(config)) if program is not None else "",
+    )
+
+
+def _evaluation(config: Config, program: Program | None) -> Evaluation | None:
+    table = config.evaluation
+    if table is None or program is None:
+        return None
+    graph = evaluation_graph(program, loss=_loss(config), metrics=config.run.metrics)
+    from gensyn_tvm.compiler import Source
+    from gensyn_tvm.runtime.executable import State
+
+    return Evaluation(
+        Source(graph, State({**program.parameters, **program.states})),
+        _data(config, table.data, graph),
+        every=table.every,
+        batches=table.batches,
+        best=table.best,
+        larger_is_better=table.larger_is_better,
+    )
+
+
+def _data(config: Config, table: DataTable, graph: Graph) -> Any:
+    if table.files is not None:
+        files: Any = table.files
+        return Arrays.load(config.path(files) if isinstance(files, str) else {n: config.path(p) for n, p in files.items()})
+    if table.tokens is not None and table.block is not None:
+        (dtype,) = {i.type.dtype for i in graph.inputs if i.role == "input"} or {"int64"}
+        where = {"dtype": table.dtype, "stride": table.stride, "start": table.start, "stop": table.stop}
+        return Tokens(config.path(table.tokens), table.block, batch_dtype=dtype, **where)
+    return commands.call_function(_located(config, str(table.source)))
+
+
+def _write(config: Config, program: Program | None, trainer: Trainer, training: Training) -> None:
+    from gensyn_tvm.compiler import compile
+    from gensyn_tvm.runtime.packaging import save_executables
+
+    exe, state, output = trainer.executable, training.state, config.output
+    if output.step:
+        save_executables(Path(config.path(output.step)), [exe], state)
+    if output.model and program is not None:
+        trained = replace(
+            program,
+            parameters={n: state[n] for n in program.parameters},
+            states={n: state[n] for n in program.states},
+        )
+        compile(trained, config.run.target, threads=config.run.threads).save(config.path(output.model))
