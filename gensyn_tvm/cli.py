@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         _print_error(error, as_json=options.json)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            print(interrupt, file=sys.stderr)
         return 130
 
 
@@ -66,19 +68,27 @@ def parser() -> argparse.ArgumentParser:
     _add_shapes(sub)
     _add_output(sub, "the .gtvm file to write")
 
-    sub = command("train", _train, "Train a model on arrays.")
-    sub.add_argument("model", help=model)
-    sub.add_argument("--data", required=True, metavar="NPZ", help="samples: x (or the inputs by name) and y")
-    sub.add_argument("--loss", default="cross_entropy", choices=_LOSSES, help="docs/losses.md; the default settings")
-    sub.add_argument("--optimizer", default="adamw", choices=("sgd", "adam", "adamw"))
-    sub.add_argument("--lr", type=float, help="learning rate; the optimizer's default if left out")
-    sub.add_argument("--epochs", type=int, default=1)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--target", default="native")
-    sub.add_argument("--threads", type=int)
-    sub.add_argument("--checkpoint", metavar="GTVM", help="also save the training step with its whole state")
-    _add_shapes(sub)
-    _add_output(sub, "the .gtvm file to write: the trained model for inference")
+    sub = command("train", _train, "Train: by a configuration file, or a model on arrays.")
+    sub.add_argument("model", help=f"config.toml (docs/trainer.md), or {model}")
+    given = sub.add_argument_group("with config.toml")
+    given.add_argument("--resume", action="store_true", default=None, help="continue from the last whole checkpoint")
+    given.add_argument("--steps", type=int, help="length of the whole run")
+    given.add_argument(
+        "--set", action="append", metavar="KEY=VALUE", help="another value, like optimizer.lr=1e-3; may be given again"
+    )
+    given = sub.add_argument_group("with a model")
+    given.add_argument("--data", metavar="NPZ", help="required: samples: x (or the inputs by name) and y")
+    given.add_argument("--loss", choices=_LOSSES, help="docs/losses.md; the default settings (cross_entropy)")
+    given.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), help="adamw if left out")
+    given.add_argument("--lr", type=float, help="learning rate; the optimizer's default if left out")
+    given.add_argument("--epochs", type=int, help="1 if left out")
+    given.add_argument("--seed", type=int, help="0 if left out")
+    given.add_argument("--target", help="native if left out")
+    given.add_argument("--threads", type=int)
+    given.add_argument("--checkpoint", metavar="GTVM", help="also save the training step with its whole state")
+    _add_shapes(given)
+    _add_output(given, "required: the .gtvm file to write: the trained model for inference", required=False)
+    sub.set_defaults(usage_error=sub.error)
 
     sub = command("compile", _compile, "Compile a model or a .gtvm file for one or more targets.")
     sub.add_argument("model", help=f"a .gtvm file, {model}")
@@ -120,14 +130,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_shapes(sub: argparse.ArgumentParser) -> None:
+def _add_shapes(sub: argparse._ActionsContainer) -> None:
     sub.add_argument(
         "--shape", action="append", type=_shape, metavar="NAME=N,…", help="shape of an ONNX input; may be given again"
     )
     sub.add_argument("--batch", type=int, metavar="N", help="batch size, where the model leaves it open")
 
 
-def _add_output(sub: argparse.ArgumentParser, text: str, *, required: bool = True, default: str | None = None) -> None:
+def _add_output(sub: argparse._ActionsContainer, text: str, *, required: bool = True, default: str | None = None) -> None:
     sub.add_argument("-o", "--output", required=required, default=default, help=text)
 
 
@@ -167,7 +177,41 @@ def _import(options: argparse.Namespace) -> int:
     return _show(options, {"output": options.output, "program": serialise.digest(source.graph)})
 
 
+_CONFIG_OPTIONS = ("resume", "steps", "set")
+_ARRAYS_OPTIONS = ("loss", "optimizer", "lr", "epochs", "seed", "target", "threads")
+
+
 def _train(options: argparse.Namespace) -> int:
+    by_config = options.model.endswith(".toml")
+    foreign = (*_ARRAYS_OPTIONS, "data", "checkpoint", "shape", "batch", "output") if by_config else _CONFIG_OPTIONS
+    wrong = [f"--{name}" for name in foreign if getattr(options, name) is not None]
+    if wrong:
+        remedy = "; use --set table.key=value" if by_config else ""
+        options.usage_error(f"not with {'a configuration' if by_config else 'a model'}: {', '.join(wrong)}{remedy}")
+    if not by_config and (options.data is None or options.output is None):
+        options.usage_error("the following arguments are required: --data, -o/--output")
+    return _train_config(options) if by_config else _train_arrays(options)
+
+
+def _train_config(options: argparse.Namespace) -> int:
+    from gensyn_tvm.commands_train import train_config
+
+    overrides = options.set or ()
+    trained = train_config(
+        options.model, resume=bool(options.resume), steps=options.steps, overrides=overrides, progress=not _quiet(options)
+    )
+    run = trained.training
+    result: Result = {"training_program": trained.program, "steps": run.state.step}
+    result |= {name: float(value) for name, value in run.metrics.items()}
+    result |= {f"evaluation {name}": value for name, value in (run.evaluations[-1][1] if run.evaluations else {}).items()}
+    if run.best:
+        result["best"] = f"step {run.best['step']}, {run.best['name']} {float.fromhex(run.best['value'])}"
+    if run.checkpoint:
+        result["checkpoint"] = str(run.checkpoint)
+    return _show(options, {**result, "weights": run.state.digest()})
+
+
+def _train_arrays(options: argparse.Namespace) -> int:
     from gensyn_tvm import commands
     from gensyn_tvm.compiler import compile
     from gensyn_tvm.runtime.packaging import save_executables
@@ -175,12 +219,12 @@ def _train(options: argparse.Namespace) -> int:
     with _busy("importing", options):
         program = commands.load_model(options.model, shapes=dict(options.shape or ()), batch=options.batch)
         data = commands.load_arrays(options.data)
-    names = ("loss", "optimizer", "lr", "epochs", "seed", "target", "threads")
-    settings = commands.TrainingOptions(**{name: getattr(options, name) for name in names})
+    given = {name: getattr(options, name) for name in _ARRAYS_OPTIONS}
+    settings = commands.TrainingOptions(**{name: value for name, value in given.items() if value is not None})
     with _progress("training", options) as report:
         trained = commands.train_model(program, data, settings, report)
     with _busy("saving", options):
-        model = compile(trained.model, options.target, threads=options.threads)
+        model = compile(trained.model, settings.target, threads=settings.threads)
         model.save(options.output)
         if options.checkpoint:
             save_executables(Path(options.checkpoint), [trained.step], trained.state)

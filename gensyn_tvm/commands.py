@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
+import re
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +27,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 #: Receives (steps done, steps in all, loss of the last step).
 Report = Callable[[int, int, float], None]
 
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+
 #: Longest attribute that a listing shows in full; constants hold whole arrays.
 _SHOWN = 48
 
@@ -36,24 +40,26 @@ def load_model(model: str, *, shapes: Shapes | None = None, batch: int | None = 
     """A model from ``file.onnx`` or ``file.py:function``.
 
     Args:
-        model: the function must return (torch module, example inputs) or a ``Program``; it is called with ``batch`` if it
-            takes an argument and ``batch`` is given.
+        model: ``file.onnx``, ``file.py:function`` or ``package.module:function``. The function must return (torch module,
+            example inputs) or a ``Program``; it is called with ``batch`` if it takes an argument and ``batch`` is given.
         shapes: shapes of inputs that the ONNX file leaves open.
         batch: extent of the open first dimension of every ONNX input.
 
     Raises:
         ImportModelError: no such file or function, something else than a model, options that do not apply.
     """
-    path, colon, function = model.rpartition(":")
-    if colon and path.endswith(".py"):
+    path, colon, _ = model.rpartition(":")
+    if colon and (path.endswith(".py") or _MODULE.fullmatch(path)):
         if shapes:
             raise ImportModelError(f"{model}: --shape is for ONNX files; a Python function gives its example inputs")
-        return _from_function(Path(path), function, batch)
+        return _from_function(model, batch)
     if model.endswith(".onnx"):
         from gensyn_tvm.frontends.onnx import from_onnx
 
         return from_onnx(model, shapes={**_batch_shapes(model, batch), **(shapes or {})})
-    raise ImportModelError(describe("this is not a model", found=model, expected="file.onnx or file.py:function"))
+    raise ImportModelError(
+        describe("this is not a model", found=model, expected="file.onnx, file.py:function or module:function")
+    )
 
 
 def load_source(model: str, *, shapes: Shapes | None = None, batch: int | None = None) -> Source:
@@ -95,13 +101,22 @@ def _batch_shapes(model: str, batch: int | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _from_function(path: Path, name: str, batch: int | None) -> Program:
+def call_function(name: str) -> Any:
+    """What ``file.py:function`` or ``package.module:function`` returns when it is called without arguments.
+
+    Raises:
+        ImportModelError: no such file, module or function, or it raises an error; the message names the line.
+    """
+    return _called(*_function(name))
+
+
+def _from_function(name: str, batch: int | None) -> Program:
     from gensyn_tvm.program import Program
 
-    function = _function(path, name)
+    path, function = _function(name)
     takes_batch = bool(inspect.signature(function).parameters)
     if batch is not None and not takes_batch:
-        raise ImportModelError(f"{path}:{name} takes no argument; --batch needs a function of the batch size")
+        raise ImportModelError(f"{name} takes no argument; --batch needs a function of the batch size")
     result = _called(path, function, *([batch] if batch is not None else []))
     if isinstance(result, Program):
         return result
@@ -109,7 +124,7 @@ def _from_function(path: Path, name: str, batch: int | None) -> Program:
         raise ImportModelError(
             describe(
                 "the function does not return a model",
-                where=f"{path}:{name}",
+                where=name,
                 found=type(result).__name__,
                 expected="(torch module, example inputs) or a gensyn_tvm Program",
             )
@@ -120,18 +135,29 @@ def _from_function(path: Path, name: str, batch: int | None) -> Program:
     return from_torch(module, example if isinstance(example, tuple) else (example,))
 
 
-def _function(path: Path, name: str) -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise ImportModelError(describe("no such Python file", found=str(path), remedy="check the path"))
-    module = importlib.util.module_from_spec(spec)
-    _called(path, spec.loader.exec_module, module)
+def _function(where: str) -> tuple[Path, Callable[..., Any]]:
+    """The function ``file.py:name`` or ``module:name``, and the file that it is in."""
+    place, _, name = where.rpartition(":")
+    if place.endswith(".py"):
+        path = Path(place)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise ImportModelError(describe("no such Python file", found=str(path), remedy="check the path"))
+        module = importlib.util.module_from_spec(spec)
+        _called(path, spec.loader.exec_module, module)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            remedy = "check the name, or set PYTHONPATH"
+            raise ImportModelError(describe("no such Python module", where=where, found=str(error), remedy=remedy)) from error
+        path = Path(getattr(module, "__file__", None) or place)
     function = getattr(module, name, None)
     if not callable(function):
         raise ImportModelError(
-            describe("no such function", where=str(path), found=name, expected="a function that returns a model")
+            describe("no such function", where=place, found=name, expected="a function that returns a model")
         )
-    return function
+    return path, function
 
 
 def _called(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:

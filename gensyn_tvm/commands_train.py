@@ -56,10 +56,12 @@ def train_config(
 
             check_destination(config.path(destination))
     program, step = _step(config)
+    data = _data(config, config.data, step.graph)
     trainer = _trainer(config, program, step, progress)
-    data = _data(config, config.data, trainer.executable.graph)
     run = config.run
-    training = trainer.fit(data, steps=run.steps, epochs=run.epochs, shuffle=run.shuffle, resume=resume)
+    # A saved step that was trained already goes on from there.
+    start = None if program is not None or not trainer.executable.state.step else trainer.executable.state
+    training = trainer.fit(data, steps=run.steps, epochs=run.epochs, shuffle=run.shuffle, resume=resume, state=start)
     _write(config, program, trainer, training)
     return Trained(config, trainer.executable.digest, training)
 
@@ -73,13 +75,17 @@ def _step(config: Config) -> tuple[Program | None, TrainingStep | Source]:
     model = config.model
     source = _located(config, model.source)
     if source.endswith(".gtvm"):
-        given = [n for n in ("loss", "optimizer") if getattr(config, n) is not None] + (["evaluation"] if config.evaluation else [])
+        given = [n for n in ("loss", "optimizer") if getattr(config, n) is not None] + (
+            ["evaluation"] if config.evaluation else []
+        )
         given += ["run.metrics"] if config.run.metrics is not None else []
         given += ["output.model"] if config.output.model else []
         if given or model.batch or model.shapes:
             found = ", ".join([*given, *(f"model.{n}" for n in ("batch", "shapes") if getattr(model, n))])
             expected = "none of these: a saved training step has its loss, optimizer and shapes"
-            raise ConfigError(describe("keys that do not go with a .gtvm file", where=model.source, found=found, expected=expected))
+            raise ConfigError(
+                describe("keys that do not go with a .gtvm file", where=model.source, found=found, expected=expected)
+            )
         return None, commands.load_source(source)
     shapes = {name: tuple(extents) for name, extents in model.shapes.items()}
     program = commands.load_model(source, shapes=shapes, batch=model.batch)
@@ -169,8 +175,15 @@ def _data(config: Config, table: DataTable, graph: Graph) -> Any:
         return Arrays.load(config.path(files) if isinstance(files, str) else {n: config.path(p) for n, p in files.items()})
     if table.tokens is not None and table.block is not None:
         (dtype,) = {i.type.dtype for i in graph.inputs if i.role == "input"} or {"int64"}
-        where = {"dtype": table.dtype, "stride": table.stride, "start": table.start, "stop": table.stop}
-        return Tokens(config.path(table.tokens), table.block, batch_dtype=dtype, **where)
+        return Tokens(
+            config.path(table.tokens),
+            table.block,
+            dtype=table.dtype,
+            stride=table.stride,
+            start=table.start,
+            stop=table.stop,
+            batch_dtype=dtype,
+        )
     return commands.call_function(_located(config, str(table.source)))
 
 

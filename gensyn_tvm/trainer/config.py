@@ -17,9 +17,7 @@ try:
     from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 except ImportError as missing:
     raise ConfigError(
-        describe(
-            "configuration files need the package pydantic", found=str(missing), remedy='pip install "gensyn_tvm[train]"'
-        )
+        describe("configuration files need the package pydantic", found=str(missing), remedy='pip install "gensyn_tvm[train]"')
     ) from missing
 
 if sys.version_info >= (3, 11):
@@ -38,8 +36,8 @@ class ModelTable(_Table):
     """What is trained.
 
     Attributes:
-        source: an ``.onnx`` file, a ``.gtvm`` file with a training step, or ``file.py:function`` or ``package.module:function``,
-            a function that returns (torch module, example inputs) or a ``Program``. The function's file is executed.
+        source: an ``.onnx`` file, a ``.gtvm`` file with a training step, or ``file.py:function`` or
+            ``package.module:function``, which returns (torch module, example inputs) or a ``Program``; its file is executed.
         batch: batch size, where the model leaves it open.
         shapes: of ONNX inputs, where the model leaves them open.
     """
@@ -144,7 +142,7 @@ class Config(_Table):
     Attributes:
         loss: name of a loss, or a table with its ``kind`` and settings.
         optimizer: name of an optimizer, or a table.
-        learning_rate: a number, or a table of a schedule; the optimizer's own if left out.
+        learning_rate: the optimizer's own if left out.
         folder: of the file.
     """
 
@@ -153,7 +151,7 @@ class Config(_Table):
     run: RunTable
     loss: str | KindTable | None = None
     optimizer: str | KindTable | None = None
-    learning_rate: float | KindTable | None = None
+    learning_rate: float | None = None
     evaluation: EvaluationTable | None = None
     checkpoints: CheckpointTable | None = None
     logs: LogTable = LogTable()
@@ -202,7 +200,9 @@ def _checked(values: Mapping[str, Any], where: str, folder: Path) -> Config:
             text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
             problems.append(f"{key}: {text}" if key else text)
         found = "; ".join(dict.fromkeys(problems))
-        raise ConfigError(describe("a configuration is not valid", where=where, found=found, remedy="see docs/trainer.md")) from error
+        raise ConfigError(
+            describe("a configuration is not valid", where=where, found=found, remedy="see docs/trainer.md")
+        ) from error
 
 
 def _override(values: dict[str, Any], text: str) -> None:

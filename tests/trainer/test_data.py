@@ -133,7 +133,7 @@ def test_streams(exe: Executable) -> None:
     ("make", "message"),
     [
         (lambda p: Arrays({"x": np.zeros((3, 2)), "y": np.zeros(4)}), "lengths {'x': 3, 'y': 4}"),
-        (lambda p: Arrays((np.zeros(3), "abc")), "1 without samples or of a dtype"),
+        (lambda p: Arrays((np.zeros(3), np.array(3))), "1 without samples or of a dtype"),
         (lambda p: Arrays({"x": np.zeros(3, "S4")}), "x without samples or of a dtype"),
         (lambda p: Arrays.load(p / "none.npz"), "No such file"),
         (lambda p: Arrays.load({"x": p / "none.npy"}), "No such file"),
