@@ -58,7 +58,7 @@ def load_model(model: str, *, shapes: Shapes | None = None, batch: int | None = 
 
         return from_onnx(model, shapes={**_batch_shapes(model, batch), **(shapes or {})})
     raise ImportModelError(
-        describe("this is not a model", found=model, expected="file.onnx, file.py:function or module:function")
+        describe("this is not a model", found=model, expected="file.onnx or file.py:function, or module:function")
     )
 
 
