@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from gensyn_tvm.runtime.executable import Executable
     from gensyn_tvm.runtime.packaging import load
     from gensyn_tvm.trainer import Trainer
+    from gensyn_tvm.training.accumulation import accumulated_step
+    from gensyn_tvm.training.clipping import ClipNorm, ClipValue
     from gensyn_tvm.training.losses import (
         CTC,
         L1,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         SmoothL1,
     )
     from gensyn_tvm.training.optimizers import SGD, Adagrad, Adam, AdamW, ExponentialMovingAverage, Lion, RMSprop
+    from gensyn_tvm.training.precision import DynamicLossScale, MixedPrecision, StaticLossScale
     from gensyn_tvm.training.step import training_step
 
 _EXPORTS = {
@@ -56,11 +59,14 @@ _EXPORTS = {
     "AdamW": "gensyn_tvm.training.optimizers",
     "BinaryCrossEntropyWithLogits": "gensyn_tvm.training.losses",
     "CTC": "gensyn_tvm.training.losses",
+    "CheckpointError": "gensyn_tvm.errors",
+    "ClipNorm": "gensyn_tvm.training.clipping",
+    "ClipValue": "gensyn_tvm.training.clipping",
+    "ConfigError": "gensyn_tvm.errors",
     "CosineEmbedding": "gensyn_tvm.training.losses",
     "CosineSimilarity": "gensyn_tvm.training.losses",
     "CrossEntropy": "gensyn_tvm.training.losses",
-    "CheckpointError": "gensyn_tvm.errors",
-    "ConfigError": "gensyn_tvm.errors",
+    "DynamicLossScale": "gensyn_tvm.training.precision",
     "EnvironmentChangedError": "gensyn_tvm.errors",
     "ExactnessError": "gensyn_tvm.errors",
     "Executable": "gensyn_tvm.runtime.executable",
@@ -75,16 +81,19 @@ _EXPORTS = {
     "L1": "gensyn_tvm.training.losses",
     "Lion": "gensyn_tvm.training.optimizers",
     "MeanSquaredError": "gensyn_tvm.training.losses",
+    "MixedPrecision": "gensyn_tvm.training.precision",
     "NLL": "gensyn_tvm.training.losses",
     "Program": "gensyn_tvm.program",
     "RMSprop": "gensyn_tvm.training.optimizers",
     "SGD": "gensyn_tvm.training.optimizers",
     "ScheduleError": "gensyn_tvm.errors",
     "SmoothL1": "gensyn_tvm.training.losses",
+    "StaticLossScale": "gensyn_tvm.training.precision",
     "TargetError": "gensyn_tvm.errors",
     "Trainer": "gensyn_tvm.trainer",
     "TrainingError": "gensyn_tvm.errors",
     "UnsupportedOperatorError": "gensyn_tvm.errors",
+    "accumulated_step": "gensyn_tvm.training.accumulation",
     "compile": "gensyn_tvm.compiler",
     "from_onnx": "gensyn_tvm.frontends.onnx",
     "from_torch": "gensyn_tvm.frontends.torch",
@@ -103,10 +112,13 @@ __all__ = [
     "AdamW",
     "BinaryCrossEntropyWithLogits",
     "CheckpointError",
+    "ClipNorm",
+    "ClipValue",
     "ConfigError",
     "CosineEmbedding",
     "CosineSimilarity",
     "CrossEntropy",
+    "DynamicLossScale",
     "EnvironmentChangedError",
     "ExactnessError",
     "Executable",
@@ -120,15 +132,18 @@ __all__ = [
     "KLDivergence",
     "Lion",
     "MeanSquaredError",
+    "MixedPrecision",
     "Program",
     "RMSprop",
     "ScheduleError",
     "SmoothL1",
+    "StaticLossScale",
     "TargetError",
     "Trainer",
     "TrainingError",
     "UnsupportedOperatorError",
     "__version__",
+    "accumulated_step",
     "compile",
     "from_onnx",
     "from_torch",

@@ -6,15 +6,17 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import InvalidProgramError, TargetError, describe
 from gensyn_tvm.program import Program
+from gensyn_tvm.runtime.accumulated import AccumulatedExecutable
 from gensyn_tvm.runtime.executable import Executable, State
 from gensyn_tvm.targets.cpu import CpuTarget, resolve_target
 
 if TYPE_CHECKING:
+    from gensyn_tvm.training.accumulation import AccumulatedStep
     from gensyn_tvm.training.step import TrainingStep
 
 #: Flags of the C oracle: no optimisation, no contraction, wrapping integers, no type-based aliasing (bit casts).
@@ -57,17 +59,37 @@ def source_of(program: Program | TrainingStep | Graph | Source) -> Source:
     return Source(program.graph, State(arrays), program.learning_rate)
 
 
+@overload
 def compile(
     program: Program | TrainingStep | Graph | Source,
     target: str | CpuTarget = "native",
     *,
     threads: int | None = None,
     schedule: str | None = None,
-) -> Executable:
+) -> Executable: ...
+
+
+@overload
+def compile(
+    program: AccumulatedStep,
+    target: str | CpuTarget = "native",
+    *,
+    threads: int | None = None,
+    schedule: str | None = None,
+) -> AccumulatedExecutable: ...
+
+
+def compile(
+    program: Program | TrainingStep | Graph | Source | AccumulatedStep,
+    target: str | CpuTarget = "native",
+    *,
+    threads: int | None = None,
+    schedule: str | None = None,
+) -> Executable | AccumulatedExecutable:
     """Compile for a target.
 
     Args:
-        program: what a frontend, ``training_step`` or ``load(...).source`` gave.
+        program: what a frontend, ``training_step``, ``accumulated_step`` or ``load(...).source`` gave.
         target: ``x86-64``, ``x86-64-v3``, ``x86-64-v4``, ``native`` or ``c``.
         threads: compute threads of the executable; all cores by default.
         schedule: ``fast`` (default), ``plain`` or ``none``; ``c`` is always ``none``. Never changes a bit.
@@ -78,6 +100,10 @@ def compile(
         TargetError: the target is unknown or its compiler is missing.
         InputError: fewer than one thread.
     """
+    from gensyn_tvm.training.accumulation import AccumulatedStep
+
+    if isinstance(program, AccumulatedStep):
+        return _compile_accumulated(program, target, threads, schedule)
     resolved = resolve_target(target)
     source = source_of(program)
     style = "none" if resolved.kind == "c" else (schedule or "fast")
@@ -91,6 +117,16 @@ def compile(
         threads=threads,
         learning_rate=source.learning_rate,
     )
+
+
+def _compile_accumulated(
+    step: AccumulatedStep, target: str | CpuTarget, threads: int | None, schedule: str | None
+) -> AccumulatedExecutable:
+    gradient, add, apply = (
+        compile(Source(g, State(step.arrays_of(g)), step.learning_rate), target, threads=threads, schedule=schedule)
+        for g in (step.gradient, step.add, step.apply)
+    )
+    return AccumulatedExecutable(gradient, add, apply, step.microbatches, State(step.arrays), step.learning_rate)
 
 
 def build_library(graph: Graph, target: CpuTarget, style: str) -> bytes:

@@ -184,17 +184,11 @@ class Executable:
     ) -> tuple[State, dict[str, float]]:
         if not isinstance(state, State) or batch is None:
             raise InputError("a training step is called as exe(state, batch); state comes from exe.init(seed)")
-        names = [i.name for i in self.graph.inputs if i.role in ("input", "target")]
-        if not isinstance(batch, Mapping):
-            if not isinstance(batch, Sequence):
-                raise InputError(f"the batch is a {type(batch).__name__}, expected {', '.join(names)} in a tuple or by name")
-            if len(batch) != len(names):
-                raise InputError(f"the batch has {len(batch)} arrays, expected {len(names)}: {', '.join(names)}")
-            batch = dict(zip(names, batch, strict=True))
+        batch = named_batch(self.graph, batch)
         scalars = {
             "step": np.int64(state.step),
             "seed": np.int64(state.seed),
-            "learning_rate": self._rate(self.learning_rate if learning_rate is None else learning_rate),
+            "learning_rate": rate_of(self.graph, self.learning_rate if learning_rate is None else learning_rate),
         }
         control = {i.name: np.asarray(scalars[i.role]) for i in self.graph.inputs if i.role in scalars}
         outputs = self.run({**batch, **control}, state.arrays)
@@ -205,15 +199,7 @@ class Executable:
             else:
                 metrics[declared.name] = as_array(value)
         kept = {n: v for n, v in state.arrays.items() if n not in arrays}
-        return State({**kept, **arrays}, state.step + 1, state.seed), {n: _scalar(v) for n, v in metrics.items()}
-
-    def _rate(self, rate: Any) -> np.float32:
-        """The learning rate as the program reads it; zero if the program has none."""
-        if rate is None and all(i.role != "learning_rate" for i in self.graph.inputs):
-            return np.float32(0.0)
-        if not isinstance(rate, int | float | np.number) or not abs(float(rate)) <= float(np.finfo(np.float32).max):
-            raise InputError(f"learning_rate={rate!r}; expected a finite number")
-        return np.float32(rate)
+        return State({**kept, **arrays}, state.step + 1, state.seed), {n: scalar_of(v) for n, v in metrics.items()}
 
     def run(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
         """Run on named arrays; the outputs in the order of the graph, as TVM tensors.
@@ -264,6 +250,35 @@ class Executable:
         save_executables(Path(path), [self, *others], state)
 
 
+def named_batch(graph: Graph, batch: Batch) -> Mapping[str, Any]:
+    """The arrays of a batch by name: they are given so, or in the order of the graph's inputs.
+
+    Raises:
+        InputError: something else, or another number of arrays.
+    """
+    if isinstance(batch, Mapping):
+        return batch
+    names = [i.name for i in graph.inputs if i.role in ("input", "target")]
+    if not isinstance(batch, Sequence):
+        raise InputError(f"the batch is a {type(batch).__name__}, expected {', '.join(names)} in a tuple or by name")
+    if len(batch) != len(names):
+        raise InputError(f"the batch has {len(batch)} arrays, expected {len(names)}: {', '.join(names)}")
+    return dict(zip(names, batch, strict=True))
+
+
+def rate_of(graph: Graph, rate: Any) -> np.float32:
+    """The learning rate as the program reads it; zero if the program has none.
+
+    Raises:
+        InputError: it is no finite float32.
+    """
+    if rate is None and all(i.role != "learning_rate" for i in graph.inputs):
+        return np.float32(0.0)
+    if not isinstance(rate, int | float | np.number) or not abs(float(rate)) <= float(np.finfo(np.float32).max):
+        raise InputError(f"learning_rate={rate!r}; expected a finite number")
+    return np.float32(rate)
+
+
 def as_array(value: Any) -> np.ndarray:
     """A NumPy array, or a TVM tensor as one."""
     return value if isinstance(value, np.ndarray) else value.numpy()
@@ -279,7 +294,8 @@ def _output(declared: Output, type_: TensorType, value: Any, extents: Iterator[A
     return from_carrier(value.numpy(), type_.dtype) if type_.dtype in NARROW else value
 
 
-def _scalar(value: np.ndarray) -> Any:
+def scalar_of(value: np.ndarray) -> Any:
+    """A scalar as one, other arrays as they are."""
     return value[()] if value.shape == () else value
 
 

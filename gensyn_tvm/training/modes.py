@@ -39,10 +39,11 @@ def for_training(program: Program) -> Program:
     ``main`` has two more parameters at the end, ``seed`` and ``step`` (int64 scalars). Batch normalisation uses the batch's
     statistics (two-pass) unless it is frozen; its running statistics become (1 - momentum) * old + momentum * statistic.
     Dropout keeps an element if its random bits (Philox; operator ids count the dropouts from 0) are below
-    round((1 - p) * 2^32), and multiplies it by 1 / (1 - p).
+    round((1 - p) * 2^32), and multiplies it by 1 / (1 - p). With shared axes the bits have extent 1 along these.
 
     Raises:
-        UnsupportedOperatorError: a dropout probability outside [0, 1], a batch norm over one element.
+        UnsupportedOperatorError: a dropout probability outside [0, 1], shared axes that do not exist, a batch norm over one
+            element.
     """
     main = program.module["main"]
     scalar = relax.TensorType([], "int64")
@@ -69,15 +70,17 @@ class _Training:
 
     def __call__(self, e: Emitter, call: Any, args: Sequence[Expr]) -> Any:
         if call.op.name == "gensyn.dropout":
-            return self._dropout(e, args[0], float(ops.attrs_of(call)["p"]))
+            attrs = ops.attrs_of(call)
+            return self._dropout(e, args[0], float(attrs["p"]), attrs["shared_axes"])
         if call.op.name != "gensyn.batch_norm":
             return None
         frozen = ops.attrs_of(call)["frozen"]
         return _normalise_running(e, call, args) if frozen else _normalise_batch(e, call, args)
 
-    def _dropout(self, e: Emitter, x: Expr, p: float) -> Expr:
+    def _dropout(self, e: Emitter, x: Expr, p: float, shared_axes: Sequence[int]) -> Expr:
         if not 0.0 <= p <= 1.0:
             raise UnsupportedOperatorError("dropout", where=e.place, found=f"p={p}", expected="a probability from 0 to 1")
+        drawn = _shared_shape(e, shape_of(x), shared_axes)
         op_id = self.dropouts
         self.dropouts += 1
         if p == 0.0:
@@ -89,9 +92,20 @@ class _Training:
         threshold = round((1.0 - p) * 2**32)
         if threshold == 2**32:
             return scaled
-        bits = e(ops.random_bits(self.seed, self.step, op_id=op_id, shape=tuple(shape_of(x))))
+        bits = e(ops.random_bits(self.seed, self.step, op_id=op_id, shape=drawn))
         keep = e(op.less(bits, relax.const(np.uint32(threshold), "uint32")))
         return e(op.where(keep, scaled, zero))
+
+
+def _shared_shape(e: Emitter, shape: Sequence[int], shared_axes: Sequence[int]) -> tuple[int, ...]:
+    """The shape with extent 1 along axes whose elements share one decision of a dropout."""
+    rank = len(shape)
+    if any(not -rank <= a < rank for a in shared_axes):
+        raise UnsupportedOperatorError(
+            "dropout", where=e.place, found=f"shared_axes={tuple(shared_axes)}", expected=f"axes of a tensor of rank {rank}"
+        )
+    shared = {a % rank for a in shared_axes}
+    return tuple(1 if a in shared else n for a, n in enumerate(shape))
 
 
 def _per_channel(e: Emitter, values: Expr, rank: int) -> Expr:

@@ -8,6 +8,7 @@ that stock Relax lacks; gradients are made of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -54,9 +55,13 @@ def batch_norm(
     )
 
 
-def dropout(x: Expr, *, p: float) -> Expr:
-    """Each element is 0 with probability p, else multiplied by 1 / (1 - p), in training; the identity in inference."""
-    return _call("gensyn.dropout", [x], p=float(p))
+def dropout(x: Expr, *, p: float, shared_axes: Sequence[int] = ()) -> Expr:
+    """Each element is 0 with probability p, else multiplied by 1 / (1 - p), in training; the identity in inference.
+
+    Elements that differ only in their indices along ``shared_axes`` share one decision: all axes but 0 is stochastic depth of
+    whole samples, all axes but 0 and 1 is dropout of channels.
+    """
+    return _call("gensyn.dropout", [x], p=float(p), shared_axes=[int(a) for a in shared_axes])
 
 
 def stop_gradient(x: Expr) -> Expr:

@@ -86,6 +86,42 @@ def test_dropout_operator_ids_count_in_order() -> None:
     assert [n.attrs["op_id"] for n in nodes if n.op == "random_bits"] == [0, 2]
 
 
+def shared(*axes: int, p: float = 0.5, shape: tuple[int, ...] = (200, 5, 3)) -> Program:
+    x = relax.Var("x", relax.TensorType(list(shape), "float32"))
+    module = build_function([x], lambda e: [e(ops.dropout(x, p=p, shared_axes=axes)), e(ops.dropout(x, p=p))])
+    return Program(module, ("x",), ("y", "z"), {})
+
+
+@pytest.mark.parametrize(("axes", "drawn"), [((1, 2), (200, 1, 1)), ((-1,), (200, 5, 1)), ((0, 1, 2), (1, 1, 1))])
+def test_shared_axes_share_one_decision(axes: tuple[int, ...], drawn: tuple[int, ...]) -> None:
+    """Stochastic depth of rows, dropout of channels: the decisions are those of a dropout of the smaller shape."""
+    x = np.random.default_rng(1).uniform(1, 2, (200, 5, 3)).astype("float32")
+    y, _ = drop(shared(*axes), x, 5, 9)
+    (decided,) = drop(dropouts(0.5, shape=drawn), np.ones(drawn, "float32"), 5, 9)
+    np.testing.assert_array_equal(y.view(np.uint32), (x * decided).view(np.uint32))
+    nodes = [n for n in training_graph(shared(*axes)).nodes if n.op == "random_bits"]
+    assert [(n.attrs["op_id"], n.attrs["shape"]) for n in nodes] == [(0, drawn), (1, (200, 5, 3))]
+
+
+def test_gradient_of_stochastic_depth() -> None:
+    """With loss = sum(dropout(x * b)) the gradient of b is the sum of x over the rows that were kept, times the scale."""
+    types = {"x": [30, 8], "b": [8]}
+    x, b = (relax.Var(n, relax.TensorType(s, "float32")) for n, s in types.items())
+    module = build_function([x, b], lambda e: [e(ops.dropout(e.mul(x, b), p=0.25, shared_axes=[1]))])
+    program = Program(module, ("x",), ("y",), {"b": np.ones(8, "float32")})
+    step = training_step(program, loss=lambda y, t: op.sum(y), optimizer=SGD(1.0), target=TensorType((), "float32"))
+    values = {"x": np.ones((30, 8), "float32"), "target": np.array(0, "float32"), "b": np.ones(8, "float32")}
+    clock = {"seed": np.array(7, "int64"), "step": np.array(3, "int64"), "learning_rate": np.array(1.0, "float32")}
+    _, moved = run(step.graph, {**values, **clock})
+    (kept,) = drop(dropouts(0.25, shape=(30, 1)), np.ones((30, 1), "float32"), 7, 3)
+    np.testing.assert_allclose(1 - moved, np.full(8, kept.sum()), rtol=1e-6)
+
+
+def test_shared_axes_must_exist() -> None:
+    with pytest.raises(UnsupportedOperatorError, match=r"shared_axes=\(3,\)\n  expected: axes of a tensor of rank 3"):
+        for_training(shared(3))
+
+
 def test_dropout_limits() -> None:
     x = np.array([[1.0, np.nan, -np.inf, -0.0]], "float32")
     none, everything, tiny = drop(dropouts(0.0, 1.0, 1e-12, shape=(1, 4)), x, 0, 0)
