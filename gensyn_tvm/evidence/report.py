@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gensyn_tvm.evidence.compare import Comparison, Difference, compare_runs
+from gensyn_tvm.evidence.hidden import Hidden, locate
 from gensyn_tvm.evidence.nonfinite import Nonfinite
 from gensyn_tvm.evidence.segments import INTERPRETER, SEGMENT, Way
-from gensyn_tvm.evidence.trace import trace
+from gensyn_tvm.evidence.trace import Trace, trace
 
 if TYPE_CHECKING:
     from gensyn_tvm.compiler import Source
@@ -29,12 +30,14 @@ class Report:
         comparison: of two runs; None if only one was made.
         origins: operators that make NaN or infinity in the first run; None if nobody asked.
         changed: (way, output) of every output whose bits tracing changes.
+        hidden: for every way in ``changed`` the stretch of the program that is to blame.
         drawn_from: seed of the batch; None if the caller gave it.
     """
 
     comparison: Comparison | None
     origins: tuple[Nonfinite, ...] | None
     changed: tuple[tuple[str, str], ...]
+    hidden: tuple[tuple[str, Hidden], ...]
     drawn_from: int | None
 
     @property
@@ -50,6 +53,7 @@ class Report:
             result |= {"a": str(c.a), "b": str(c.b), "tolerance": c.tolerance, "values": c.values}
             result |= {"differences": [_difference(d) for d in c.differences], "outputs": list(c.outputs)}
         result["changed_by_tracing"] = [list(pair) for pair in self.changed]
+        result["hidden_by_tracing"] = [_hidden(way, found) for way, found in self.hidden]
         if self.origins is not None:
             result["nonfinite"] = [_origin(o) for o in self.origins]
         return result
@@ -65,6 +69,8 @@ class Report:
                 f"tracing changes the output {name!r} of {way}: the whole program computes other bits than the segments whose "
                 "values are all kept, so a fused kernel or its schedule is wrong (see gensyn-tvm inspect --diff legalise fuse)"
             )
+        for way, found in self.hidden:
+            print(f"{way}: {found}")
         if self.origins:
             print(f"NaNs or infinities begin at {len(self.origins)} operators, first at\n{self.origins[0]}")
         elif self.origins is not None:
@@ -96,21 +102,39 @@ def examine(
     drawn = seed if given is None else None
     reference = against or (None if nonfinite else INTERPRETER)
     way = Way.parse(target)
+    comparison: Comparison | None = None
+    origins: tuple[Nonfinite, ...] | None
     if reference is None:
-        run = trace(
-            source,
-            given,
-            target=way.target,
-            schedule=way.schedule,
-            threads=way.threads,
-            seed=seed,
-            segment=segment,
-            keep=False,
-        )
-        return Report(None, run.origins, tuple((str(way), name) for name in run.changed), drawn)
-    c = compare_runs(source, given, a=way, b=reference, tolerance=tolerance, seed=seed, segment=segment)
-    changed = tuple((str(c.a if which == "a" else c.b), name) for which, name in c.changed)
-    return Report(c, c.origins if nonfinite else None, changed, drawn)
+        run = _traced(source, given, way, seed, segment, keep=False)
+        origins = run.origins
+        changed = tuple((way, name) for name in run.changed)
+    else:
+        comparison = compare_runs(source, given, a=way, b=reference, tolerance=tolerance, seed=seed, segment=segment)
+        origins = comparison.origins if nonfinite else None
+        changed = tuple((comparison.a if which == "a" else comparison.b, name) for which, name in comparison.changed)
+    hidden = []
+    for wrong in dict.fromkeys(w for w, _ in changed):
+        found = locate(_traced(source, given, wrong, seed, segment, keep=True))
+        hidden += [(str(wrong), found)] if found else []
+    return Report(comparison, origins, tuple((str(w), name) for w, name in changed), tuple(hidden), drawn)
+
+
+def _traced(source: Source, given: Mapping[str, np.ndarray] | None, way: Way, seed: int, segment: int, *, keep: bool) -> Trace:
+    return trace(
+        source,
+        given,
+        target=way.target,
+        schedule=way.schedule,
+        threads=way.threads,
+        seed=seed,
+        segment=segment,
+        keep=keep,
+    )
+
+
+def _hidden(way: str, found: Hidden) -> dict[str, Any]:
+    operators = [{"operator": op, "place": place} for op, place in found.operators]
+    return {"way": way, "values": list(found.values), "operators": operators, "differ": list(found.differ)}
 
 
 def _difference(d: Difference) -> dict[str, Any]:

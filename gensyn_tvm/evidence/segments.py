@@ -6,7 +6,7 @@ before. Compile time and memory are those of one segment, however long the graph
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,39 +78,46 @@ class Segment:
     Attributes:
         graph: its inputs and outputs are called after the values' numbers, ``%12``.
         reads: values from before that it reads, in the order of its inputs.
-        makes: values of its nodes, in the order of its outputs.
+        makes: values of its nodes that are outputs, in their order.
     """
 
     graph: Graph
     reads: tuple[int, ...]
-    makes: range
+    makes: tuple[int, ...]
 
 
 def segments(graph: Graph, size: int = SEGMENT) -> list[Segment]:
-    """The whole graph in segments of at most ``size`` nodes.
+    """The whole graph in segments of at most ``size`` nodes whose values are all outputs.
 
     Raises:
         InputError: a size below 1.
     """
     if size < 1:
         raise InputError(f"segments of {size} nodes; expected at least 1")
-    return [_segment(graph, start, min(start + size, len(graph.nodes))) for start in range(0, len(graph.nodes), size)]
+    first, stop = len(graph.inputs), len(graph.inputs) + len(graph.nodes)
+    cuts = [range(start, min(start + size, stop)) for start in range(first, stop, size)]
+    return [_segment(graph, cut, tuple(cut)) for cut in cuts]
 
 
-def _segment(graph: Graph, start: int, stop: int) -> Segment:
+def stretch(graph: Graph, cut: range) -> Segment:
+    """The nodes of the values ``cut`` as they are in the program: outputs are only the values that are read behind them."""
+    behind = {v for node in graph.nodes[cut.stop - len(graph.inputs) :] for v in node.inputs}
+    behind |= {v for o in graph.outputs for v in (o.value, *(extent for _, extent in o.extents))}
+    return _segment(graph, cut, tuple(v for v in cut if v in behind))
+
+
+def _segment(graph: Graph, cut: range, makes: tuple[int, ...]) -> Segment:
     first = len(graph.inputs)
     types = graph.value_types()
-    makes = range(first + start, first + stop)
-    before = sorted({v for node in graph.nodes[start:stop] for v in node.inputs if v < makes.start})
+    before = sorted({v for value in cut for v in graph.nodes[value - first].inputs if v < cut.start})
     # Constants are repeated, because an operator on a constant is compiled in another way than one on an input.
     constants = [v for v in before if v >= first and graph.nodes[v - first].op == "constant"]
     reads = tuple(v for v in before if v not in constants)
-    order = [*reads, *constants, *makes]
-    renumber = {value: number for number, value in enumerate(order)}
-    nodes = [graph.nodes[v - first] for v in (*constants, *makes)]
+    renumber = {value: number for number, value in enumerate([*reads, *constants, *cut])}
+    nodes = [graph.nodes[v - first] for v in (*constants, *cut)]
     return Segment(
         Graph(
-            f"{graph.name} {_name(makes.start)}…{_name(makes.stop - 1)}",
+            f"{graph.name} {_name(cut.start)}…{_name(cut.stop - 1)}",
             tuple(Input(_name(v), "input", types[v]) for v in reads),
             tuple(Node(n.op, tuple(renumber[i] for i in n.inputs), n.attrs, n.types, n.source) for n in nodes),
             tuple(Output(_name(v), renumber[v]) for v in makes),
@@ -118,6 +125,12 @@ def _segment(graph: Graph, start: int, stop: int) -> Segment:
         reads,
         makes,
     )
+
+
+def run_segment(segment: Segment, values: Mapping[int, np.ndarray], way: Way) -> dict[int, np.ndarray]:
+    """What a segment makes of values, by number; it reads those that it needs."""
+    results = way.run(segment.graph, {_name(v): values[v] for v in segment.reads})
+    return dict(zip(segment.makes, results, strict=True))
 
 
 def _name(value: int) -> str:
@@ -133,7 +146,7 @@ class Part:
         values: those, and all values that their nodes read.
     """
 
-    makes: range
+    makes: Sequence[int]
     values: Mapping[int, np.ndarray]
 
 
@@ -147,7 +160,6 @@ def run_parts(graph: Graph, inputs: Mapping[str, np.ndarray], way: Way, size: in
     first = len(graph.inputs)
     last_use = {v: first + k for k, node in enumerate(graph.nodes) for v in node.inputs}
     for segment in segments(graph, size):
-        results = way.run(segment.graph, {_name(v): values[v] for v in segment.reads})
-        values.update(zip(segment.makes, results, strict=True))
+        values.update(run_segment(segment, values, way))
         yield Part(segment.makes, dict(values))
-        values = {v: array for v, array in values.items() if last_use.get(v, -1) >= segment.makes.stop}
+        values = {v: array for v, array in values.items() if last_use.get(v, -1) > segment.makes[-1]}
