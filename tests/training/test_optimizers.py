@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, replace
@@ -15,17 +14,11 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from torch import nn
-from tvm import relax
 
 import gensyn_tvm
-from gensyn_tvm.canonical import serialise
-from gensyn_tvm.canonical.from_relax import freeze
-from gensyn_tvm.canonical.graph import Graph
-from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.canonical import rules, serialise
 from gensyn_tvm.errors import InputError, InvalidProgramError
 from gensyn_tvm.interpreter import run_named
-from gensyn_tvm.training.emit import Emitter, build_function
-from gensyn_tvm.training.losses import relax_type
 from gensyn_tvm.training.optimizers import (
     OPTIMIZERS,
     SGD,
@@ -40,48 +33,9 @@ from gensyn_tvm.training.optimizers import (
     from_dict,
     to_dict,
 )
+from tests.training.optimizer_cases import SHAPES, Arrays, advance, digests, draw, update_graph
 
-Arrays = dict[str, np.ndarray]
-SHAPES: dict[str, tuple[int, ...]] = {"body.weight": (3, 5), "body.bias": (7,), "norm.weight": (1, 13), "temperature": ()}
-
-
-def draw(seed: int, dtype: str) -> Arrays:
-    generator = np.random.default_rng(seed)
-    return {name: np.asarray(generator.normal(size=shape), dtype) for name, shape in SHAPES.items()}
-
-
-@functools.lru_cache(maxsize=4)
-def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
-    """(parameters, their gradients, optimizer state, learning rate) → next parameters and state."""
-    parameters = draw(0, dtype)
-    state = optimizer.initial_state(parameters)
-    gradients = {f"{name} gradient": value for name, value in parameters.items()}
-    arrays = {**parameters, **gradients, **state, "learning_rate": np.zeros((), np.float32)}
-    variables = {n: relax.Var(n, relax_type(TensorType(a.shape, a.dtype.name))) for n, a in arrays.items()}
-
-    def body(e: Emitter) -> list[Any]:
-        own = {n: variables[n] for n in parameters}
-        new, new_state = optimizer.update(
-            e, variables["learning_rate"], own, {n: variables[f"{n} gradient"] for n in own}, {n: variables[n] for n in state}
-        )
-        return [*(new[n] for n in parameters), *(new_state[n] for n in state)]
-
-    outputs = [(name, True) for name in (*parameters, *state)]
-    module = build_function(list(variables.values()), body)
-    roles = {**dict.fromkeys(parameters, "parameter"), **dict.fromkeys(state, "optimizer")}
-    return freeze(module, name="update", inputs=[(n, roles.get(n, "input")) for n in variables], outputs=outputs)
-
-
-def advance(optimizer: Optimizer, dtype: str, steps: int, rates: Callable[[int], float] | None = None) -> Arrays:
-    """Parameters and state after some steps of gradients that are drawn."""
-    state = draw(0, dtype)
-    state |= optimizer.initial_state(state)
-    for count in range(steps):
-        rate = np.array(optimizer.lr if rates is None else rates(count), np.float32)
-        gradients = {f"{n} gradient": g for n, g in draw(count + 1, dtype).items()}
-        found = run_named(update_graph(optimizer, dtype), {**state, **gradients, "learning_rate": rate})
-        state = {name: array for (name, _), array in found.items()}
-    return state
+GOLDEN = Path(__file__).parents[1] / "golden" / rules.NUMERICS_VERSION / "optimizers.json"
 
 
 def torch_advance(
@@ -247,7 +201,7 @@ def test_compiled_update_has_the_interpreters_bits(name: str) -> None:
     exe = gensyn_tvm.compile(graph, "x86-64", threads=1)
     state = advance(optimizer, "float32", 3)
     gradients = {f"{n} gradient": g for n, g in draw(9, "float32").items()}
-    gradients["body.bias gradient"][:5] = [0.0, -0.0, 1e-42, 1e30, -1e30]
+    gradients["body.bias gradient"][:] = [0.0, -0.0, 1e-42, 1e30, -np.inf, np.nan, -1e-30]
     given = {**gradients, "learning_rate": np.array(0.01, np.float32)}
     interpreted = run_named(graph, {**state, **given})
     for declared, array in zip(graph.outputs, exe.run(given, state), strict=True):
@@ -257,6 +211,11 @@ def test_compiled_update_has_the_interpreters_bits(name: str) -> None:
 
 def test_every_optimizer_is_compiled_somewhere() -> None:
     assert set(COMPILED) == set(OPTIMIZERS)
+
+
+def test_programs_and_states_are_as_recorded() -> None:
+    recorded = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert digests() == recorded, "new cases are added by python scripts/record_golden.py; changed bits are a new version"
 
 
 # ---- groups of parameters -------------------------------------------------------------------------------------------
@@ -276,6 +235,23 @@ def test_masks_and_scales_against_parameter_groups(dtype: str) -> None:
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype], err_msg=name)
     np.testing.assert_array_equal(found["temperature"], draw(0, dtype)["temperature"])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_model_learns_by_name(name: str) -> None:
+    """Eight steps of a whole training step, with the default learning rate times ten."""
+    torch.manual_seed(0)
+    program = gensyn_tvm.from_torch(nn.Linear(3, 2), (torch.zeros(6, 3),))
+    step = gensyn_tvm.training_step(program, optimizer=name)
+    state = {**step.parameters, **step.states, **step.optimizer_state}
+    batch: Arrays = {program.inputs[0]: np.linspace(-1, 1, 18, dtype=np.float32).reshape(6, 3), "target": np.arange(6) // 3}
+    losses = []
+    for count in range(8):
+        clock = {"step": np.array(count), "seed": np.array(0), "learning_rate": np.array(10 * step.learning_rate, "float32")}
+        found = run_named(step.graph, {**state, **batch, **clock})
+        state = {key: array for (key, updates), array in found.items() if updates}
+        losses.append(float(found["loss", False]))
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("make", [SGD, Adam, AdamW, Adagrad, RMSprop, Lion])
@@ -428,5 +404,5 @@ def test_narrow_parameters_are_refused(optimizer: Optimizer, dtype: str) -> None
     narrow = np.zeros(3, getattr(ml_dtypes, dtype, dtype))
     with pytest.raises(InvalidProgramError) as info:
         optimizer.initial_state({"layer.weight": narrow})
-    for text in ("cannot update a parameter of this dtype", "in: layer.weight", f"found: {dtype}", "float32 copy"):
+    for text in ("cannot update a parameter of this dtype", "in: layer.weight", f"found: {dtype}", "mixed precision"):
         assert text in str(info.value)

@@ -111,7 +111,7 @@ class ElementwiseOptimizer(Optimizer):
                         where=name,
                         found=str(value.dtype),
                         expected="float32 or float64",
-                        remedy="train a float32 copy of it, which the model casts to the narrow dtype (mixed precision)",
+                        remedy="convert the model to float32 before the import, and train it in mixed precision",
                     )
                 )
         self._groups({name: value.ndim for name, value in parameters.items()})
