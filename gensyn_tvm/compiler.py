@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -25,11 +26,15 @@ _C_FLAGS = ["-shared", "-fPIC", "-O0", "-std=gnu11", "-ffp-contract=off", "-fwra
 
 @dataclass(frozen=True)
 class Source:
-    """What is compiled: the canonical graph and the initial values of its state inputs."""
+    """What is compiled: the canonical graph and the initial values of its state inputs.
+
+    ``recomputed``: indices of the nodes that are computed again for the gradients, which saves memory and changes no bit.
+    """
 
     graph: Graph
     state: State
     learning_rate: float | None = None
+    recomputed: frozenset[int] = frozenset()
 
 
 def source_of(program: Program | TrainingStep | Graph | Source) -> Source:
@@ -56,7 +61,7 @@ def source_of(program: Program | TrainingStep | Graph | Source) -> Source:
             )
         )
     arrays = {**program.parameters, **program.states, **program.optimizer_state}
-    return Source(program.graph, State(arrays), program.learning_rate)
+    return Source(program.graph, State(arrays), program.learning_rate, program.recomputed)
 
 
 @overload
@@ -107,7 +112,7 @@ def compile(
     resolved = resolve_target(target)
     source = source_of(program)
     style = "none" if resolved.kind == "c" else (schedule or "fast")
-    library = build_library(source.graph, resolved, style)
+    library = build_library(source.graph, resolved, style, source.recomputed)
     return Executable.from_library(
         source.graph,
         source.state,
@@ -129,8 +134,8 @@ def _compile_accumulated(
     return AccumulatedExecutable(gradient, add, apply, step.microbatches, State(step.arrays), step.learning_rate)
 
 
-def build_library(graph: Graph, target: CpuTarget, style: str) -> bytes:
-    """The shared library of a graph: kernels and virtual-machine bytecode.
+def build_library(graph: Graph, target: CpuTarget, style: str, recomputed: Collection[int] = ()) -> bytes:
+    """The shared library of a graph: kernels and virtual-machine bytecode; ``recomputed`` as in ``Source``.
 
     Raises:
         TargetError: the system compiler fails or is missing.
@@ -142,7 +147,7 @@ def build_library(graph: Graph, target: CpuTarget, style: str) -> bytes:
     from gensyn_tvm.targets.expand import PIPELINE
     from gensyn_tvm.targets.lowering import lowering_for
 
-    module = add_environment_kernel(run_phases(graph, target, style))
+    module = add_environment_kernel(run_phases(graph, target, style, recomputed=recomputed))
     with target.to_tvm(), lowering_for(has_fma=target.has_fma):
         built = relax.build(module, target.to_tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
     with tempfile.TemporaryDirectory(prefix="gensyn-tvm-") as folder:

@@ -1,5 +1,6 @@
 """The compiler after the freeze, phase by phase. Nothing here may change a bit.
 
+recompute   copies of nodes that the gradients compute again instead of keeping their values
 lift        canonical graph → Relax, one operator of ours for each node
 legalise    each operator → its deterministic TIR variant
 fuse        neighbouring kernels → one kernel
@@ -10,7 +11,7 @@ lower       Relax → calls with planned memory
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import tvm
@@ -23,6 +24,7 @@ from gensyn_tvm.passes.fuse import fuse
 from gensyn_tvm.passes.legalise import legalise
 from gensyn_tvm.passes.lift import lift
 from gensyn_tvm.passes.order import check_order
+from gensyn_tvm.passes.recompute import recompute
 from gensyn_tvm.schedules.driver import schedule_kernel
 from gensyn_tvm.targets.cpu import CpuTarget
 
@@ -84,11 +86,20 @@ def lower(module: Any) -> Any:
     return passes(module)
 
 
-def run_phases(graph: Graph, target: CpuTarget, style: str, observe: Callable[[str, Any], None] | None = None) -> Any:
-    """The lowered module of a canonical graph; ``observe(phase, module)`` sees each phase's result."""
+def run_phases(
+    graph: Graph,
+    target: CpuTarget,
+    style: str,
+    observe: Callable[[str, Any], None] | None = None,
+    recomputed: Collection[int] = (),
+) -> Any:
+    """The lowered module of a canonical graph; ``observe(phase, module)`` sees each phase's result.
+
+    ``recomputed`` are the nodes that ``recompute`` copies.
+    """
     see = observe or (lambda phase, module: None)
     with target.to_tvm():
-        module = lift(graph)
+        module = lift(recompute(graph, recomputed))
         see("lift", module)
         module = legalise(module)
         see("legalise", module)

@@ -22,6 +22,7 @@ from gensyn_tvm.training.modes import for_inference
 from gensyn_tvm.training.optimizers import Optimizer
 from gensyn_tvm.training.plan import CLOCK, Plan, check_names, make_plan, state_roles, variable
 from gensyn_tvm.training.precision import MixedPrecision
+from gensyn_tvm.training.recomputation import Checkpoint, nodes_to_recompute
 from gensyn_tvm.training.step_metrics import Metrics
 
 
@@ -38,6 +39,7 @@ class TrainingStep:
         parameters, states, optimizer_state: initial arrays by input name; frozen parameters are among the states.
         learning_rate: the optimizer's default.
         origin: where the model came from.
+        recomputed: indices of the nodes that are computed again for the gradients instead of being kept; no part of the digest.
     """
 
     graph: Graph
@@ -46,6 +48,7 @@ class TrainingStep:
     optimizer_state: Mapping[str, np.ndarray]
     learning_rate: float
     origin: str = ""
+    recomputed: frozenset[int] = frozenset()
 
     @cached_property
     def digest(self) -> str:
@@ -78,6 +81,7 @@ def training_step(
     clip: Clip | None = None,
     microbatches: int | None = None,
     precision: MixedPrecision | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingStep:
     """The canonical graph of one training step of a model; docs/training.md has the formulas.
 
@@ -96,6 +100,8 @@ def training_step(
         microbatches: n: inputs and targets get a leading axis n, and the gradients and the loss are means over the n
             microbatches, each of the program's shapes.
         precision: ``MixedPrecision(dtype, loss_scale)``.
+        checkpoint: what to compute again for the gradients instead of keeping it: ``"sqrt"``, or patterns over places in the
+            model (``nodes_to_recompute``). It saves memory, costs time, and changes no digest and no bit.
 
     Raises:
         InvalidProgramError: something that is no program, an unknown loss, metric or optimizer, a loss that is no float scalar,
@@ -134,6 +140,7 @@ def training_step(
         optimizer_state=dict(plan.optimizer_state),
         learning_rate=float(plan.optimizer.lr),
         origin=program.origin,
+        recomputed=nodes_to_recompute(graph, checkpoint),
     )
 
 
