@@ -27,7 +27,7 @@ _LENGTHS = ("input_lengths", "target_lengths")
 
 @dataclass(frozen=True)
 class CTC(OutputLoss):
-    """``F.ctc_loss`` of log-probabilities (T, N, C), float32 or float64, and padded labels (N, S), int64 or int32.
+    """``F.ctc_loss`` of float32 log-probabilities (T, N, C), and padded labels (N, S), int64 or int32.
 
     With the labels l' = blank, t1, blank, t2, …, blank (2 S + 1 of them): a[0, s] = log_p[0, l'[s]] for s < 2, else -inf;
     a[t, s] = L(a[t-1, s], a[t-1, s-1], l'[s] is a label other than l'[s-2] ? a[t-1, s-2] : -inf) + log_p[t, l'[s]];
@@ -68,8 +68,8 @@ class CTC(OutputLoss):
 
     def target_type(self, output: Expr, target: TensorType | None) -> TensorType:
         found = type_of(output)
-        if found.rank != 3 or not found.is_float or found.shape[0] < 1 or self.blank >= found.shape[2]:
-            expected = f"float32 or float64 log-probabilities (time, N, classes), more than {self.blank} classes"
+        if found.rank != 3 or found.dtype != "float32" or found.shape[0] < 1 or self.blank >= found.shape[2]:
+            expected = f"float32 log-probabilities (time, N, classes), more than {self.blank} classes"
             raise self.refuse(str(found), expected, "return log_softmax, time first")
         batch = found.shape[1]
         if target is None or target.rank != 2 or target.shape[0] != batch or target.dtype not in INDICES:
