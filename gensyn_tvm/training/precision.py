@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from tvm import relax
+from tvm.ir import GenericConst
 
 from gensyn_tvm.canonical.relax_ops import PREFIX
 from gensyn_tvm.errors import InvalidProgramError, describe
@@ -158,9 +159,10 @@ class MixedPrecision:
     def rewrite(self, e: Emitter, call: Any, arguments: Sequence[Expr]) -> Any:
         """A product of float32 tensors with operands and result rounded to the dtype; None for other calls.
 
-        The rounded numbers are float32 again, which is exact: the product computes in float32 in any case.
+        The rounded numbers are float32 again, which is exact: the product computes in float32 in any case. Products with a
+        constant stay as they are: they are sums over windows, changes of basis and the like, not layers.
         """
-        if call.op.name not in PRODUCTS or any(dtype_of(a) != "float32" for a in arguments):
+        if call.op.name not in PRODUCTS or any(isinstance(a, GenericConst) or dtype_of(a) != "float32" for a in arguments):
             return None
         rounded = [self._rounded(e, a) for a in arguments]
         return self._rounded(e, e(relax.Call(call.op, rounded, call.attrs, call.ty_args, call.span)))

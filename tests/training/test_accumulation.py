@@ -63,7 +63,7 @@ def test_compiled_both_ways_and_interpreted_are_the_same_bits() -> None:
     options = {**EVERYTHING, "precision": MixedPrecision("float16", DynamicLossScale(initial=2.0**40, backoff=2.0**-10))}
     together = training_step(program, microbatches=3, **options)
     apart = accumulated_step(program, microbatches=3, **options)
-    one, two = gensyn_tvm.compile(together, "x86-64", threads=1), gensyn_tvm.compile(apart, "x86-64", threads=1)
+    one, two = gensyn_tvm.compile(together, "c", threads=1), gensyn_tvm.compile(apart, "c", threads=1)
     a, b, c = one.init(3), two.init(3), initial(together)
     for count in range(3):
         x, target = data(3, count)

@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tvm import relax
 from tvm.relax import op
 
 from gensyn_tvm import SGD, AdamW, DynamicLossScale, MixedPrecision, Program, StaticLossScale, training_step
+from gensyn_tvm.canonical.from_relax import freeze
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.frontends.torch import from_torch
-from gensyn_tvm.training.emit import build_function
+from gensyn_tvm.interpreter import run
+from gensyn_tvm.training.emit import build_function, inline
+from gensyn_tvm.training.plan import variable
 from tests.training.running import advance, bits, initial
 
 
@@ -71,7 +75,7 @@ def _rounded_products(graph: Graph, dtype: str) -> list[tuple[str, bool]]:
         return node is not None and node.op == "cast" and types[node.inputs[0]].dtype == dtype
 
     def goes_rounded(value: int) -> bool:
-        return all(n.op == "cast" and n.attrs["dtype"] == dtype for n in readers[value])
+        return all(n.op == "cast" and n.attrs["dtype"] == dtype for n in readers.get(value, [])) and value in readers
 
     found = []
     for value, node in made.items():
@@ -108,6 +112,17 @@ def test_operands_and_results_are_rounded_once() -> None:
     np.testing.assert_array_equal(state["weight"], np.array([[1 + 2**-9 - (1 + 2**-7), 2**-9 - 1.0]], "float32"))
 
 
+def test_products_with_constants_and_of_other_dtypes_stay() -> None:
+    x, w = (relax.Var(n, relax.TensorType([3, 3], d)) for n, d in (("x", "float32"), ("w", "float64")))
+    constant = relax.const(np.full((3, 3), 1 + 2**-9, "float32"))
+    rewrite = MixedPrecision("bfloat16").rewrite
+    inner = build_function([x, w], lambda e: [e(op.matmul(x, constant)), e(op.matmul(w, w)), e(op.matmul(x, x))])["main"]
+    outer = build_function([x, w], lambda e: inline(e, inner, [x, w], rewrite))
+    outputs = [(n, False) for n in "abc"]
+    graph = freeze(outer, name="t", inputs=[("x", "input"), ("w", "input")], outputs=outputs)
+    assert [rounded for _, rounded in _rounded_products(graph, "bfloat16")] == [False, False, True]
+
+
 # ---- loss scaling ---------------------------------------------------------------------------------------------------
 
 
@@ -141,8 +156,6 @@ def test_a_scale_saves_small_gradients_in_float16() -> None:
 
 
 def _power(exponent: int) -> Any:
-    from tvm import relax
-
     return relax.const(np.float32(2.0**exponent))
 
 
@@ -197,10 +210,6 @@ def test_skipping_keeps_adam_and_goes_on_with_running_statistics() -> None:
 
 def test_scale_never_grows_to_infinity() -> None:
     """The scale stays where the next would be infinite, as in PyTorch."""
-    from gensyn_tvm.canonical.from_relax import freeze
-    from gensyn_tvm.interpreter import run
-    from gensyn_tvm.training.plan import variable
-
     scaler = DynamicLossScale(initial=2.0**127, growth_interval=1)
     state = {n: variable(n, TensorType(a.shape, a.dtype.name)) for n, a in scaler.initial_state().items()}
     finite = variable("finite", TensorType((), "bool"))
