@@ -81,7 +81,7 @@ class _Scatter:
 
     def __init__(self, call: Any, e: Emitter) -> None:
         self.e = e
-        self.x, indices, self.updates = call.args
+        self.x, self.index, self.updates = call.args
         self.name = call.op.name.rpartition(".")[2]
         a = attrs_of(call)
         self.reduction = a["reduction"]
@@ -90,10 +90,10 @@ class _Scatter:
             self.axis = a["axis"]
             extents = _int64(shape[self.axis])
         else:
-            self.length = shape_of(indices)[-1]
+            self.length = shape_of(self.index)[-1]
             extents = _row(shape[: self.length])
-        self.index = _wrapped(e, indices, extents)
-        inside = e(op.logical_and(e(op.greater_equal(self.index, _int64(0))), e(op.less(self.index, extents))))
+        wrapped = _wrapped(e, self.index, extents)
+        inside = e(op.logical_and(e(op.greater_equal(wrapped, _int64(0))), e(op.less(wrapped, extents))))
         self.kept = inside if self.name == "scatter_elements" else self._tuples_inside(inside)
 
     def _tuples_inside(self, inside: Expr) -> Expr:
