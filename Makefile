@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench onnx-conformance light-models fuzz fuzz-onnx lint typecheck wheel prove clean
+.PHONY: demo test bench onnx-conformance light-models fuzz fuzz-onnx gradients lint typecheck wheel prove clean
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -51,6 +51,11 @@ fuzz: $(STAMP)
 # Damaged ONNX files: six minutes. Writes benchmarks/results/fuzz_onnx_files.json.
 fuzz-onnx: $(STAMP)
 	"$(BIN)/python" scripts/fuzz_onnx_files.py --seconds 360
+
+# Every operator's gradient against finite differences, autograd and all targets: some minutes on two cores. Writes
+# benchmarks/results/gradients.json.
+gradients: $(STAMP)
+	"$(BIN)/python" scripts/check_gradients.py
 
 clean:
 	rm -rf "$(VENV)" build dist demo-output fuzz-failures *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gensyn_tvm.canonical.relax_ops import canonical
-from gensyn_tvm.training.emit import Emitter, Expr, op, shape_of
+from gensyn_tvm.training.emit import Emitter, Expr, number, op, shape_of
 from gensyn_tvm.training.gradients.basics import Gradient, attrs_of, like, swapped_product, swaps
 
 
@@ -82,9 +82,10 @@ def _pad(var: Any, call: Any, g: Expr, e: Emitter) -> list[Expr | None]:
     padding = attrs_of(call)["padding"]
     starts = [low for low, _ in padding]
     limits = [low + n for low, n in zip(starts, shape_of(x), strict=True)]
-    inside = part(e, g, starts, limits)
-    everywhere = e(op.sum(g))
-    return [inside, e.sub(everywhere, e(op.sum(inside)))]
+    # Not sum(g) - sum(inside), which cancels and turns an infinite gradient inside into NaN.
+    within = e(op.zeros(shape_of(x), "bool")) if shape_of(x) else number(False, "bool")
+    around = e(canonical("pad", within, number(True, "bool"), padding=padding))
+    return [part(e, g, starts, limits), e(op.sum(e(op.where(around, g, like(0.0, g)))))]
 
 
 def _reverse(var: Any, call: Any, g: Expr, e: Emitter) -> list[Expr | None]:

@@ -37,7 +37,9 @@ def backward(graph: Graph, wanted: Sequence[int]) -> Graph:
         return [e(op.sum(e.mul(y, parameters[-1])))]
 
     among = slice(0, len(wanted))
-    return frozen(differentiate(build_function(parameters, forward), among), [name for name, _ in types], len(wanted), graph.name)
+    return frozen(
+        differentiate(build_function(parameters, forward), among), [name for name, _ in types], len(wanted), graph.name
+    )
 
 
 def frozen(adjoint: Any, names: Sequence[str], wanted: int, name: str) -> Graph:

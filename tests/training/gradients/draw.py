@@ -23,8 +23,9 @@ from gensyn_tvm.errors import InvalidProgramError
 from ...fuzz.draft import DRAWN, Draft, Sample, Shape, Unsuitable
 from ...fuzz.samplers import SAMPLERS
 
-_EXTENTS = (1, 2, 3, 4, 5, 7)
-MAX_ELEMENTS = 60
+#: Extents of axes and most elements, for finite differences and for comparing bits.
+SMALL: tuple[tuple[int, ...], int] = (1, 2, 3, 4, 5, 7), 60
+LARGER: tuple[tuple[int, ...], int] = (1, 2, 3, 5, 7, 8, 9, 16, 17, 33), 600
 
 
 class _Choices:
@@ -48,13 +49,14 @@ class _Choices:
 class SmallDraft(Draft):
     """A draft whose values are new inputs, small, and floats if they may be."""
 
-    def __init__(self, choices: Any) -> None:
+    def __init__(self, choices: Any, size: tuple[tuple[int, ...], int] = SMALL) -> None:
         super().__init__(choices)
+        self._extents, self._most = size
 
     def shape(self, low: int = 0, high: int = 4) -> Shape:
         rank = self.number(low, high)
-        extents = tuple(self.choice(_EXTENTS) for _ in range(rank))
-        if math.prod(extents) > MAX_ELEMENTS:
+        extents = tuple(self.choice(self._extents) for _ in range(rank))
+        if math.prod(extents) > self._most:
             raise Unsuitable
         return extents
 
@@ -155,7 +157,7 @@ def graph(d: SmallDraft, op: str) -> Graph:
             numbers[handle] = len(sources) + len(nodes)
             nodes.append(Node(made[0], tuple(numbers[i] for i in made[1]), dict(made[2]), (d.types[handle],)))
     placed = tuple(Input(f"x{k}", "input", d.types[h]) for k, h in enumerate(sources))
-    if d.types[last].dtype not in FLOATS and op not in ROUNDING or not any(i.type.dtype in FLOATS for i in placed):
+    if (d.types[last].dtype not in FLOATS and op not in ROUNDING) or not any(i.type.dtype in FLOATS for i in placed):
         raise Unsuitable
     return Graph(f"gradient of {op}", placed, tuple(nodes), (Output("y", numbers[last]),))
 

@@ -164,8 +164,10 @@ def _scatter(op: str) -> Meaning:
     return meaning
 
 
-_UNARY = ("neg", "abs", "sqrt", "exp", "expm1", "exp2", "log", "log1p", "log2", "log10", "tanh", "sigmoid", "erf", "erfc")
-_UNARY += ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "rsqrt")
+_UNARY: tuple[str, ...] = (
+    *("neg", "abs", "sqrt", "exp", "expm1", "exp2", "log", "log1p", "log2", "log10", "tanh", "sigmoid", "erf", "erfc", "rsqrt"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"),
+)
 
 #: By canonical operator.
 TORCH: dict[str, Meaning] = {

@@ -60,7 +60,8 @@ def untap(t: Array, kernel: Sequence[int], spatial: Sequence[int], a: Attrs) -> 
     padded = np.zeros((*t.shape[:2], *(n + low + high for n, (low, high) in zip(spatial, a["padding"], strict=True))))
     for k, j in enumerate(np.ndindex(*kernel)):
         padded[_slices(j, t.shape[2:-1], a)] += t[..., k]
-    return padded[(..., *(slice(low, low + n) for n, (low, _) in zip(spatial, a["padding"], strict=True)))]
+    inner: tuple[Any, ...] = (..., *(slice(low, low + n) for n, (low, _) in zip(spatial, a["padding"], strict=True)))
+    return padded[inner]
 
 
 def _grouped(x: Array, axis: int, groups: int) -> Array:
@@ -224,7 +225,7 @@ def _elementwise(f: Callable[..., Array]) -> Meaning:
     return lambda v, a: f(*v)
 
 
-_SPECIAL = {
+_SPECIAL: dict[str, Callable[..., Array]] = {
     "erf": np.vectorize(math.erf, otypes=[float]),
     "erfc": np.vectorize(math.erfc, otypes=[float]),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
@@ -282,7 +283,7 @@ FLOAT64: dict[str, Meaning] = {
 
 
 def finite_differences(
-    graph: Graph, arrays: Sequence[np.ndarray], weights: np.ndarray, wanted: int, places: Sequence[int], step: float = 1e-5
+    graph: Graph, arrays: Sequence[np.ndarray], weights: np.ndarray, wanted: int, places: Any, step: float = 1e-5
 ) -> np.ndarray:
     """Central differences of sum(weights * output) for elements ``places`` (flat) of input ``wanted``.
 
@@ -298,5 +299,3 @@ def finite_differences(
             sides.append(evaluate(graph, [moved if k == wanted else x for k, x in enumerate(given)], FLOAT64)[0])
         slopes.append(math.fsum(((sides[0] - sides[1]) * weights).reshape(-1)) / (2 * step))
     return np.array(slopes)
-
-
