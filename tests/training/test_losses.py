@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from tvm.relax import op
 
 import gensyn_tvm
 from gensyn_tvm import interpreter
+from gensyn_tvm.canonical import rules
 from gensyn_tvm.canonical.from_relax import freeze
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
@@ -45,6 +48,8 @@ from gensyn_tvm.training.losses import (
     check_metric,
     relax_type,
 )
+
+from .loss_cases import LOSS_CASES, digests
 
 Arrays = dict[str, np.ndarray]
 #: Tensors of the outputs and of the targets, by position → a scalar tensor.
@@ -304,6 +309,7 @@ CASES: dict[str, tuple[Loss, Reference, Any, Any]] = {
         SCORES,
         np.array([[3, 3, -1, 2], [0, 1, 1, 1], [5, 7, 1, 1], [1, 2, 1, 2]]),
     ),
+    "ctc no labels": (CTCOfLogits(), ctc(), SCORES, LABELS[:, :0]),
     "ctc one label": (CTCOfLogits(), ctc(), SCORES[:1], LABELS[:, :1]),
 }
 
@@ -501,6 +507,13 @@ def joined(parts: Sequence[Graph]) -> Graph:
         for o in part.outputs:
             builder.add_output(f"{k} {o.name}", numbers[o.value])
     return builder.finish()
+
+
+def test_programs_have_the_recorded_digests() -> None:
+    """``python scripts/record_golden.py`` adds new cases; every loss has one."""
+    path = Path(__file__).parent.parent / "golden" / rules.NUMERICS_VERSION / "losses.json"
+    assert digests() == json.loads(path.read_text(encoding="utf-8"))
+    assert {loss.name for loss, _, _ in LOSS_CASES.values()} == set(LOSSES)
 
 
 # ---- metrics --------------------------------------------------------------------------------------------------------
