@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from gensyn_tvm.errors import InputError
+from gensyn_tvm.evidence.modules import compare_modules
 from gensyn_tvm.frontends.torch import from_torch
-from gensyn_tvm.frontends.torch_trace import capture, compare_modules
+from gensyn_tvm.frontends.torch_trace import capture
 from gensyn_tvm.interpreter.registry import OPERATORS
 from gensyn_tvm.training.step import training_step
 
