@@ -24,6 +24,7 @@ from gensyn_tvm.training.optimizers import Optimizer
 from gensyn_tvm.training.pairwise import PairwiseSum
 from gensyn_tvm.training.plan import CLOCK, Plan, check_names, make_plan, state_roles, variable
 from gensyn_tvm.training.precision import SCALE, MixedPrecision
+from gensyn_tvm.training.settings import is_count
 from gensyn_tvm.training.step_metrics import Metrics
 
 
@@ -33,7 +34,7 @@ def check_count(microbatches: Any) -> None:
     Raises:
         InvalidProgramError: it is no positive integer.
     """
-    if not isinstance(microbatches, int) or isinstance(microbatches, bool) or microbatches < 1:
+    if not is_count(microbatches, 1):
         raise InvalidProgramError(
             describe("gradients cannot be accumulated", found=f"microbatches={microbatches!r}", expected="a positive integer")
         )

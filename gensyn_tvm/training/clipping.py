@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from gensyn_tvm.errors import InvalidProgramError, describe
 from gensyn_tvm.training.emit import Emitter, Expr, dtype_of, number, op
+from gensyn_tvm.training.settings import is_number
 
 Expressions = dict[str, Expr]
 
 
-def _check_positive(name: str, value: object) -> None:
-    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 < float(value) < float("inf"):
+def _check_positive(name: str, value: Any) -> None:
+    if not is_number(value) or value <= 0:
         raise InvalidProgramError(describe(f"{name} cannot clip", found=repr(value), expected="a finite number above 0"))
 
 

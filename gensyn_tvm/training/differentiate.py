@@ -67,7 +67,7 @@ def check_differentiable(function: Any, parameters: slice, names: Sequence[str])
             found=f"no path from {missing} to the loss"
             + (f" that can be differentiated (only through {ways}, constant but for jumps)" if blocked else ""),
             expected="parameters that are trained",
-            remedy="set requires_grad=False on them before the import, or use them in the model's outputs",
+            remedy="freeze them (frozen=, or requires_grad=False before the import), or use them in the model's outputs",
         )
     )
 

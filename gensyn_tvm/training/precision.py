@@ -20,6 +20,7 @@ from tvm.ir import GenericConst
 from gensyn_tvm.canonical.relax_ops import PREFIX
 from gensyn_tvm.errors import InvalidProgramError, describe
 from gensyn_tvm.training.emit import Emitter, Expr, dtype_of, number, op, shape_of
+from gensyn_tvm.training.settings import is_count, is_number
 
 Arrays = dict[str, np.ndarray]
 Expressions = dict[str, Expr]
@@ -38,11 +39,15 @@ PRODUCTS = {
 }
 
 
-def _check_power_of_two(name: str, what: str, value: object) -> None:
-    number_ = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-    if not number_ or math.frexp(float(value))[0] != 0.5 or not -126 <= math.log2(float(value)) <= 127:  # type: ignore[arg-type]
+def _check_power_of_two(name: str, what: str, value: Any) -> None:
+    """Powers whose inverse is a normal float32 too, so that scaling and unscaling are exact."""
+    if not is_number(value) or value <= 0 or math.frexp(value)[0] != 0.5 or not 2.0**-126 <= value <= 2.0**126:
         raise InvalidProgramError(
-            describe(f"{name}: {what} cannot scale a loss exactly", found=repr(value), expected="a power of two")
+            describe(
+                f"{name}: {what} cannot scale a loss exactly",
+                found=repr(value),
+                expected="a power of two from 2^-126 to 2^126",
+            )
         )
 
 
@@ -51,7 +56,7 @@ class StaticLossScale:
     """The loss is multiplied by ``scale`` before the backward pass and the gradients by 1 / scale after it.
 
     Raises:
-        InvalidProgramError: ``scale`` is no power of two.
+        InvalidProgramError: ``scale`` is no power of two from 2^-126 to 2^126.
     """
 
     scale: float
@@ -84,7 +89,7 @@ class DynamicLossScale:
     def __post_init__(self) -> None:
         for what in ("initial", "growth", "backoff"):
             _check_power_of_two("DynamicLossScale", what, getattr(self, what))
-        if not self.growth >= 1 > self.backoff or not isinstance(self.growth_interval, int) or self.growth_interval < 1:
+        if not self.growth >= 1 > self.backoff or not is_count(self.growth_interval, 1):
             raise InvalidProgramError(
                 describe(
                     "DynamicLossScale cannot work",

@@ -249,6 +249,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], str]] = {
     "scale": (lambda: MixedPrecision("float16", 1024.0), r"StaticLossScale\(scale\) or DynamicLossScale"),  # type: ignore[arg-type]
     "static scale": (lambda: StaticLossScale(1000.0), "StaticLossScale: scale cannot scale a loss exactly"),
     "negative scale": (lambda: StaticLossScale(-2.0), "a power of two"),
+    "scale without an inverse": (lambda: StaticLossScale(2.0**127), r"2\^-126 to 2\^126"),
     "initial": (lambda: DynamicLossScale(initial=3.0), "initial cannot scale"),
     "growth": (lambda: DynamicLossScale(growth=1.5), "growth cannot scale"),
     "backoff": (lambda: DynamicLossScale(backoff=1.0), "backoff < 1"),
