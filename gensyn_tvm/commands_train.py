@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gensyn_tvm import commands
 from gensyn_tvm.canonical.graph import Graph
@@ -19,6 +20,7 @@ from gensyn_tvm.trainer.trainer import Checkpoints, Trainer, Training
 if TYPE_CHECKING:
     from gensyn_tvm.compiler import Source
     from gensyn_tvm.program import Program
+    from gensyn_tvm.training.optimizers import Optimizer
     from gensyn_tvm.training.step import TrainingStep
 
 
@@ -126,13 +128,34 @@ def _loss(config: Config) -> Any:
     return _with_settings("loss", dict(LOSSES), config.loss or "cross_entropy")
 
 
-def _optimizer(config: Config) -> Any:
-    from gensyn_tvm.training.optimizers import OPTIMIZERS
+def _optimizer(config: Config) -> Optimizer:
+    from gensyn_tvm.training.optimizers import from_dict
 
-    return _with_settings("optimizer", dict(OPTIMIZERS), config.optimizer or "adamw")
+    return cast("Optimizer", _described("optimizer", from_dict, config.optimizer or "adamw"))
+
+
+def _learning_rate(config: Config) -> Any:
+    from gensyn_tvm.training.learning_rates import from_dict
+
+    given = config.learning_rate
+    return _described("learning_rate", from_dict, given) if isinstance(given, KindTable) else given
+
+
+def _described(key: str, from_dict: Callable[[dict[str, Any]], Any], chosen: str | KindTable) -> Any:
+    """What a table describes.
+
+    Raises:
+        ConfigError: no such kind, or settings that it does not have.
+    """
+    try:
+        return from_dict({"kind": chosen} if isinstance(chosen, str) else {"kind": chosen.kind, **chosen.settings()})
+    except InvalidProgramError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _trainer(config: Config, program: Program | None, step: TrainingStep | Source, progress: bool) -> Trainer:
+    from gensyn_tvm.training.optimizers import to_dict
+
     run, logs, saved = config.run, config.logs, config.checkpoints
     outputs: list[Log] = [CsvLog(config.path(logs.csv))] if logs.csv else []
     outputs += [TensorBoardLog(config.path(logs.tensorboard))] if logs.tensorboard else []
@@ -141,13 +164,13 @@ def _trainer(config: Config, program: Program | None, step: TrainingStep | Sourc
         target=run.target,
         threads=run.threads,
         seed=run.seed,
-        learning_rate=config.learning_rate,
+        learning_rate=_learning_rate(config),
         checkpoints=Checkpoints(config.path(saved.folder), saved.every, saved.keep) if saved else None,
         evaluation=_evaluation(config, program),
         logs=outputs,
         log_every=logs.every,
         progress=progress,
-        optimizer=repr(_optimizer(config)) if program is not None else "",
+        optimizer=json.dumps(to_dict(_optimizer(config))) if program is not None else "",
     )
 
 
@@ -166,6 +189,7 @@ def _evaluation(config: Config, program: Program | None) -> Evaluation | None:
         batches=table.batches,
         best=table.best,
         larger_is_better=table.larger_is_better,
+        averaged=table.averaged,
     )
 
 
@@ -190,14 +214,16 @@ def _data(config: Config, table: DataTable, graph: Graph) -> Any:
 def _write(config: Config, program: Program | None, trainer: Trainer, training: Training) -> None:
     from gensyn_tvm.compiler import compile
     from gensyn_tvm.runtime.packaging import save_executables
+    from gensyn_tvm.training.optimizers import averaged
 
     exe, state, output = trainer.executable, training.state, config.output
     if output.step:
         save_executables(Path(config.path(output.step)), [exe], state)
     if output.model and program is not None:
+        arrays = {**state, **averaged(state)} if output.averaged else state
         trained = replace(
             program,
-            parameters={n: state[n] for n in program.parameters},
+            parameters={n: arrays[n] for n in program.parameters},
             states={n: state[n] for n in program.states},
         )
         compile(trained, config.run.target, threads=config.run.threads).save(config.path(output.model))

@@ -106,6 +106,8 @@ class KindTable(BaseModel):
 class EvaluationTable(_Table):
     """Samples held out; see ``Evaluation``."""
 
+    averaged: bool = False
+
     data: DataTable
     every: PositiveInt
     batches: PositiveInt | None = None
@@ -130,7 +132,12 @@ class LogTable(_Table):
 
 
 class OutputTable(_Table):
-    """Files written after the last step: ``model`` for inference, ``step`` to train on; both ``.gtvm``."""
+    """Files written after the last step: ``model`` for inference, ``step`` to train on; both ``.gtvm``.
+
+    ``averaged`` writes the averages of ``exponential_moving_average`` as the model's parameters.
+    """
+
+    averaged: bool = False
 
     model: str | None = None
     step: str | None = None
@@ -142,7 +149,7 @@ class Config(_Table):
     Attributes:
         loss: name of a loss, or a table with its ``kind`` and settings.
         optimizer: name of an optimizer, or a table.
-        learning_rate: the optimizer's own if left out.
+        learning_rate: a number, or a table of a schedule (docs/optimizers.md); the optimizer's own if left out.
         folder: of the file.
     """
 
@@ -151,7 +158,7 @@ class Config(_Table):
     run: RunTable
     loss: str | KindTable | None = None
     optimizer: str | KindTable | None = None
-    learning_rate: float | None = None
+    learning_rate: float | KindTable | None = None
     evaluation: EvaluationTable | None = None
     checkpoints: CheckpointTable | None = None
     logs: LogTable = LogTable()

@@ -29,6 +29,7 @@ from gensyn_tvm.training.losses import (
     relax_type,
 )
 from gensyn_tvm.training.modes import for_inference
+from gensyn_tvm.training.optimizers import averaged
 
 #: (outputs by name, the batch by name) → numbers by name.
 Metrics = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Mapping[str, float]]
@@ -51,6 +52,7 @@ class Evaluation:
         best: name of the number that says which checkpoint is best; the first one by default.
         larger_is_better: for that number.
         batches: use only so many batches.
+        averaged: with the averages of ``ExponentialMovingAverage`` in place of the parameters.
     """
 
     program: Any
@@ -60,6 +62,7 @@ class Evaluation:
     best: str | None = None
     larger_is_better: bool = False
     batches: int | None = None
+    averaged: bool = False
 
 
 def evaluation_graph(
@@ -137,8 +140,9 @@ class Evaluator:
         """The numbers for a state's arrays.
 
         Raises:
-            InputError: the data do not fit the program, or give no batch.
+            InputError: the data do not fit the program, or give no batch; no averages in the state.
         """
+        arrays = {**arrays, **averaged(arrays)} if self.evaluation.averaged else arrays
         sums: dict[str, np.float64] = {}
         count = 0
         for batch in islice(self.batches.start(0, epochs=1), self.evaluation.batches):

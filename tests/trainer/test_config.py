@@ -118,11 +118,27 @@ def test_resume_and_overrides(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "there are checkpoints already" in call(capsys, "train", folder / "plain.toml", code=1)["error"]["message"]
     rest = call(capsys, "train", folder / "plain.toml", "--steps", 7, "--resume")
     assert rest["weights"] == whole["weights"]
+    schedule = "learning_rate = {kind = 'warmup', steps = 2, then = {kind = 'constant', lr = 0.1}}"
+    assert call(capsys, "train", folder / "plain.toml", "--set", "checkpoints.folder=s", "--set", schedule)["steps"] == 10
     other = read_config(config, ["optimizer.lr=1e-3", "run.target=x86-64", "run.seed = 9", "learning_rate=0.5"], steps=5)
     assert not isinstance(other.optimizer, str | None)
     assert other.optimizer.settings() == {"lr": 1e-3, "betas": [0.8, 0.99]}
     assert (other.run.target, other.run.seed, other.run.steps, other.run.epochs) == ("x86-64", 9, 5, None)
     assert other.learning_rate == 0.5
+
+
+def test_averages_are_evaluated_and_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    optimizer = "optimizer={kind='exponential_moving_average', decay=0.5, optimizer={kind='sgd', lr=0.5}}"
+    averaged = ("--set", "evaluation.averaged=true", "--set", "output.averaged=true")
+    result = call(capsys, "train", folder / "config.toml", "--set", optimizer, *averaged)
+    step, model = (gensyn_tvm.load(folder / name).state for name in ("step.gtvm", "trained.gtvm"))
+    assert all((step[f"{name}.ema"] == model[name]).all() for name in model)
+    assert any((step[name] != model[name]).any() for name in model)
+    plain = call(capsys, "train", folder / "config.toml", "--set", optimizer, "--set", "checkpoints.folder=plain")
+    assert plain["weights"] == result["weights"]
+    assert plain["evaluation loss"] != result["evaluation loss"]
+    message = call(capsys, "train", folder / "config.toml", *averaged, "--set", "checkpoints.folder=c", code=1)
+    assert "the state has no averages of parameters" in message["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -170,9 +186,12 @@ def test_unreadable_configurations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optimizer.momentum=0.9"], "unknown settings of adamw\n  found: optimizer.momentum\n  expected: some of lr, betas"),
-        (["optimizer.kind=adamx"], "optimizer: no such kind\n  found: adamx\n  expected: one of sgd, adam"),
-        (["optimizer.lr=-1"], "optimizer: unusable settings\n  found: AdamW: lr"),
+        (["optimizer.momentum=0.9"], "optimizer: optimizer 'adamw' does not have the setting 'momentum'"),
+        (["optimizer.kind=adamx"], "optimizer: unknown optimizer 'adamx'"),
+        (["optimizer.lr=-1"], "optimizer: AdamW: lr"),
+        (["learning_rate.kind=sawtooth"], "learning_rate: unknown learning-rate schedule 'sawtooth'"),
+        (["learning_rate={kind = 'cosine', begin = 1}"], "does not have the setting 'begin'"),
+        (["loss.smoothing=1"], "unknown settings of cross_entropy\n  found: loss.smoothing"),
         (["loss=hinge"], "loss: no such kind\n  found: hinge"),
         (["data.files=none.npz"], "arrays cannot be read"),
         (["model.source=none.py:small"], "no such Python file"),
