@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 from gensyn_tvm import commands
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import ConfigError, InvalidProgramError, describe
-from gensyn_tvm.trainer.config import Config, DataTable, KindTable, read_config
+from gensyn_tvm.runtime.executable import Executable, State
+from gensyn_tvm.trainer.config import Config, DataTable, KindTable, StepTable, read_config
 from gensyn_tvm.trainer.data import Arrays, Tokens
 from gensyn_tvm.trainer.evaluation import Evaluation, evaluation_graph
 from gensyn_tvm.trainer.logs import CsvLog, Log, TensorBoardLog
 from gensyn_tvm.trainer.trainer import Checkpoints, Trainer, Training
+from gensyn_tvm.training.accumulation import AccumulatedStep, accumulated_step
+from gensyn_tvm.training.clipping import ClipNorm, ClipValue
+from gensyn_tvm.training.precision import DynamicLossScale, MixedPrecision, StaticLossScale
+from gensyn_tvm.training.step_metrics import STEP_METRICS
 
 if TYPE_CHECKING:
     from gensyn_tvm.compiler import Source
@@ -58,20 +63,21 @@ def train_config(
 
             check_destination(config.path(destination))
     program, step = _step(config)
-    data = _data(config, config.data, step.graph)
+    data = _data(config, config.data, step.gradient if isinstance(step, AccumulatedStep) else step.graph)
     trainer = _trainer(config, program, step, progress)
     run = config.run
     # A saved step that was trained already goes on from there.
-    start = None if program is not None or not trainer.executable.state.step else trainer.executable.state
+    saved = trainer.executable.state
+    start = saved if program is None and saved.step else None
     training = trainer.fit(data, steps=run.steps, epochs=run.epochs, shuffle=run.shuffle, resume=resume, state=start)
     _write(config, program, trainer, training)
-    return Trained(config, trainer.executable.digest, training)
+    return Trained(config, trainer.stepper.digest, training)
 
 
 # ---- the parts of a run ---------------------------------------------------------------------------------------------
 
 
-def _step(config: Config) -> tuple[Program | None, TrainingStep | Source]:
+def _step(config: Config) -> tuple[Program | None, TrainingStep | AccumulatedStep | Source]:
     from gensyn_tvm.training.step import training_step
 
     model = config.model
@@ -81,6 +87,7 @@ def _step(config: Config) -> tuple[Program | None, TrainingStep | Source]:
             ["evaluation"] if config.evaluation else []
         )
         given += ["run.metrics"] if config.run.metrics is not None else []
+        given += ["step"] if config.step != StepTable() else []
         given += ["output.model"] if config.output.model else []
         if given or model.batch or model.shapes:
             found = ", ".join([*given, *(f"model.{n}" for n in ("batch", "shapes") if getattr(model, n))])
@@ -91,7 +98,31 @@ def _step(config: Config) -> tuple[Program | None, TrainingStep | Source]:
         return None, commands.load_source(source)
     shapes = {name: tuple(extents) for name, extents in model.shapes.items()}
     program = commands.load_model(source, shapes=shapes, batch=model.batch)
-    return program, training_step(program, loss=_loss(config), optimizer=_optimizer(config), metrics=config.run.metrics)
+    options = {"loss": _loss(config), "optimizer": _optimizer(config), "metrics": config.run.metrics, **_options(config)}
+    if config.step.microbatches is None:
+        return program, training_step(program, **options)
+    if config.output.step:
+        found = "step.microbatches and output.step"
+        raise ConfigError(describe("accumulated steps are not saved", found=found, remedy="use checkpoints"))
+    return program, accumulated_step(program, microbatches=config.step.microbatches, **options)
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """The table ``step`` as arguments of ``training_step``.
+
+    Raises:
+        ConfigError: a setting out of its range.
+    """
+    table = config.step
+    try:
+        norm = None if table.clip_norm is None else ClipNorm(table.clip_norm)
+        clip = norm if table.clip_value is None else ClipValue(table.clip_value)
+        dynamic = DynamicLossScale() if table.loss_scale == "dynamic" else None
+        scale = StaticLossScale(table.loss_scale) if isinstance(table.loss_scale, float | int) else dynamic
+        precision = None if table.precision is None else MixedPrecision(table.precision, scale)
+    except InvalidProgramError as error:
+        raise ConfigError(f"step: {error}") from error
+    return {"frozen": table.frozen, "clip": clip, "precision": precision}
 
 
 def _located(config: Config, source: str) -> str:
@@ -153,7 +184,7 @@ def _described(key: str, from_dict: Callable[[dict[str, Any]], Any], chosen: str
         raise ConfigError(f"{key}: {error}") from error
 
 
-def _trainer(config: Config, program: Program | None, step: TrainingStep | Source, progress: bool) -> Trainer:
+def _trainer(config: Config, program: Program | None, step: TrainingStep | AccumulatedStep | Source, progress: bool) -> Trainer:
     from gensyn_tvm.training.optimizers import to_dict
 
     run, logs, saved = config.run, config.logs, config.checkpoints
@@ -178,9 +209,10 @@ def _evaluation(config: Config, program: Program | None) -> Evaluation | None:
     table = config.evaluation
     if table is None or program is None:
         return None
-    graph = evaluation_graph(program, loss=_loss(config), metrics=config.run.metrics)
+    # Norms and scales are the training step's own.
+    metrics = None if config.run.metrics is None else [m for m in config.run.metrics if m not in STEP_METRICS]
+    graph = evaluation_graph(program, loss=_loss(config), metrics=metrics)
     from gensyn_tvm.compiler import Source
-    from gensyn_tvm.runtime.executable import State
 
     return Evaluation(
         Source(graph, State({**program.parameters, **program.states})),
@@ -217,7 +249,7 @@ def _write(config: Config, program: Program | None, trainer: Trainer, training: 
     from gensyn_tvm.training.optimizers import averaged
 
     exe, state, output = trainer.executable, training.state, config.output
-    if output.step:
+    if output.step and isinstance(exe, Executable):
         save_executables(Path(config.path(output.step)), [exe], state)
     if output.model and program is not None:
         arrays = {**state, **averaged(state)} if output.averaged else state

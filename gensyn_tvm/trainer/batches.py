@@ -11,13 +11,13 @@ from gensyn_tvm.errors import InputError, describe
 _ROLES = ("input", "target")
 
 
-def batch_size(graph: Graph) -> int:
-    """The common first extent of the inputs and the target.
+def batch_size(graph: Graph, axis: int = 0) -> int:
+    """The common extent of the inputs and targets along ``axis``.
 
     Raises:
         InputError: they have none in common.
     """
-    firsts = {i.name: i.type.shape[0] if i.type.shape else 0 for i in graph.inputs if i.role in _ROLES}
+    firsts = {i.name: i.type.shape[axis] if len(i.type.shape) > axis else 0 for i in graph.inputs if i.role in _ROLES}
     if len(set(firsts.values())) != 1 or min(firsts.values()) < 1:
         types = ", ".join(f"{i.name}: {i.type}" for i in graph.inputs if i.role in _ROLES)
         remedy = "give an iterable of ready batches as the data"

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gensyn_tvm.errors import ConfigError, describe
 
@@ -92,6 +92,33 @@ class RunTable(_Table):
         return self
 
 
+class StepTable(_Table):
+    """What a step does beside its loss and optimizer; see ``training_step`` (docs/training.md).
+
+    Attributes:
+        frozen: patterns of parameters that keep their values.
+        clip_norm, clip_value: at most one of them.
+        microbatches: gradients are accumulated over so many batches of the model's size.
+        precision: ``bfloat16`` or ``float16``.
+        loss_scale: a number, or ``dynamic``; with ``precision``.
+    """
+
+    frozen: list[str] = []
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    microbatches: PositiveInt | None = None
+    precision: str | None = None
+    loss_scale: float | Literal["dynamic"] | None = None
+
+    @model_validator(mode="after")
+    def _fitting(self) -> StepTable:
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError("give one of clip_norm and clip_value")
+        if self.loss_scale is not None and self.precision is None:
+            raise ValueError("loss_scale goes with precision")
+        return self
+
+
 class KindTable(BaseModel):
     """A loss, an optimizer or a learning rate: its kind, and its own settings."""
 
@@ -156,6 +183,7 @@ class Config(_Table):
     model: ModelTable
     data: DataTable
     run: RunTable
+    step: StepTable = StepTable()
     loss: str | KindTable | None = None
     optimizer: str | KindTable | None = None
     learning_rate: float | KindTable | None = None

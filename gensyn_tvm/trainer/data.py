@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.canonical.types import DTYPES, to_carrier
 from gensyn_tvm.errors import CheckpointError, InputError, describe
-from gensyn_tvm.trainer.batches import batch_size
 from gensyn_tvm.trainer.files import read_arrays
 
 #: The arrays of one batch, by name or by position.
@@ -326,24 +324,24 @@ class StreamBatches:
         return {"kind": "stream"}
 
 
-def batches_of(data: Any, graph: Graph, seed: int, shuffle: bool = True) -> IndexedBatches | StreamBatches:
+def batches_of(data: Any, size: Callable[[], int], seed: int, shuffle: bool = True) -> IndexedBatches | StreamBatches:
     """Batches for a program of whatever was given as data.
 
     Args:
         data: a ``Source``; a mapping or tuple of arrays (``Arrays``); anything else with ``len()`` and ``[i]`` that is no list
             (``Samples``); a list or other iterable of ready batches.
-        graph: the program; says how many samples are in a batch.
+        size: says how many samples are in a batch; a stream is not asked.
         seed, shuffle: see ``IndexedBatches``; a stream has its own batches and order.
 
     Raises:
         InputError: none of these, or fewer samples than a batch.
     """
     if isinstance(data, Source):
-        return IndexedBatches(data, batch_size(graph), seed, shuffle)
+        return IndexedBatches(data, size(), seed, shuffle)
     if isinstance(data, Mapping) or (isinstance(data, tuple) and data and all(isinstance(a, np.ndarray) for a in data)):
-        return IndexedBatches(Arrays(data), batch_size(graph), seed, shuffle)
+        return IndexedBatches(Arrays(data), size(), seed, shuffle)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, list | tuple | str | np.ndarray):
-        return IndexedBatches(Samples(data), batch_size(graph), seed, shuffle)
+        return IndexedBatches(Samples(data), size(), seed, shuffle)
     if isinstance(data, Iterable) and not isinstance(data, str | np.ndarray):
         return StreamBatches(data)
     raise InputError(

@@ -15,8 +15,9 @@ from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.program import Program
 from gensyn_tvm.runtime.executable import Executable, as_array
-from gensyn_tvm.trainer.batches import named_batch
+from gensyn_tvm.trainer.batches import batch_size, named_batch
 from gensyn_tvm.trainer.data import batches_of
+from gensyn_tvm.trainer.stepper import Stepper
 from gensyn_tvm.training.emit import Emitter, Expr, build_function, inline
 from gensyn_tvm.training.losses import (
     METRICS,
@@ -120,13 +121,13 @@ class Evaluator:
         InputError: ``every`` or ``batches`` below 1, a training step as the program, parameters that the step does not have.
     """
 
-    def __init__(self, evaluation: Evaluation, step: Executable, target: Any, threads: int | None) -> None:
+    def __init__(self, evaluation: Evaluation, step: Stepper, target: Any) -> None:
         from gensyn_tvm.compiler import compile
 
         self.evaluation = evaluation
         program = evaluation.program
-        self.exe = program if isinstance(program, Executable) else compile(program, target, threads=threads)
-        lacking = sorted(set(self.exe.state) - set(step.state))
+        self.exe = program if isinstance(program, Executable) else compile(program, target, threads=step.threads)
+        lacking = sorted(set(self.exe.state) - set(step.exe.state))
         if evaluation.every < 1 or (evaluation.batches or 1) < 1 or self.exe.is_training_step or lacking:
             found = f"every={evaluation.every}, batches={evaluation.batches}"
             found += ", a training step" if self.exe.is_training_step else ""
@@ -134,7 +135,7 @@ class Evaluator:
             expected = "an inference program of the trained model, and at least 1"
             raise InputError(describe("this evaluation cannot be done", found=found, expected=expected))
         self._step = step.graph
-        self.batches = batches_of(evaluation.data, self.exe.graph, seed=0, shuffle=False)
+        self.batches = batches_of(evaluation.data, lambda: batch_size(self.exe.graph), seed=0, shuffle=False)
 
     def run(self, arrays: Mapping[str, Any]) -> dict[str, float]:
         """The numbers for a state's arrays.

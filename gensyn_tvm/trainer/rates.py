@@ -11,7 +11,7 @@ import numpy as np
 from gensyn_tvm.errors import InputError, describe
 
 #: A number, a function step → number (steps from 0), or one number for each step of the run.
-LearningRate = float | Callable[[int], float] | Sequence[float] | np.ndarray
+LearningRate = float | Callable[[int], Any] | Sequence[float] | np.ndarray
 
 
 class Rates:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gensyn_tvm.canonical.graph import STATE_ROLES
 from gensyn_tvm.errors import CheckpointError, InputError, TrainingError, describe
+from gensyn_tvm.runtime.accumulated import AccumulatedExecutable
 from gensyn_tvm.runtime.executable import Executable, State
-from gensyn_tvm.trainer.batches import named_batch
 from gensyn_tvm.trainer.checkpoint import (
     Checkpoint,
     checkpoints,
@@ -30,10 +29,12 @@ from gensyn_tvm.trainer.data import IndexedBatches, StreamBatches, batches_of
 from gensyn_tvm.trainer.evaluation import Evaluation, Evaluator
 from gensyn_tvm.trainer.logs import Log
 from gensyn_tvm.trainer.rates import LearningRate, Rates
+from gensyn_tvm.trainer.stepper import Stepper
 from gensyn_tvm.trainer.watch import Stop, folder_lock, progress_bar
 
 if TYPE_CHECKING:
     from gensyn_tvm.compiler import Source
+    from gensyn_tvm.training.accumulation import AccumulatedStep
     from gensyn_tvm.training.step import TrainingStep
 
 
@@ -77,8 +78,9 @@ class Trainer:
     """Trains a model.
 
     Args:
-        step: what ``training_step`` gave, or a compiled training step.
+        step: what ``training_step`` or ``accumulated_step`` gave, or a compiled one.
         target, threads, schedule: as for ``compile``; for a step that is not compiled yet.
+        microbatches: what ``training_step(…, microbatches=n)`` was given; a batch is then n times as many samples.
         seed: of dropout and of the order of the samples.
         learning_rate: a number, a function of the step (from 0), or one number for each step; the optimizer's own if left out.
             Each is rounded to float32 once. A function that calls the C library (``math.cos``) may differ between machines;
@@ -97,11 +99,12 @@ class Trainer:
 
     def __init__(
         self,
-        step: TrainingStep | Source | Executable,
+        step: TrainingStep | AccumulatedStep | Source | Executable | AccumulatedExecutable,
         *,
         target: Any = None,
         threads: int | None = None,
         schedule: str | None = None,
+        microbatches: int | None = None,
         seed: int = 0,
         learning_rate: LearningRate | None = None,
         checkpoints: Checkpoints | None = None,
@@ -112,7 +115,8 @@ class Trainer:
         optimizer: str = "",
     ) -> None:
         self.executable = _compiled(step, target, threads, schedule)
-        self.seed = self.executable.init(seed).seed
+        self.stepper = Stepper(self.executable, microbatches)
+        self.seed = self.stepper.init(seed).seed
         self.learning_rate, self.checkpoints, self.logs = learning_rate, checkpoints, tuple(logs)
         self.log_every, self.optimizer = log_every, optimizer
         self.progress = sys.stderr.isatty() if progress is None else progress
@@ -124,7 +128,7 @@ class Trainer:
                 raise InputError(f"{name}={value!r}; expected at least 1")
         self.evaluator = None
         if evaluation is not None:
-            self.evaluator = Evaluator(evaluation, self.executable, target or "native", self.executable.threads)
+            self.evaluator = Evaluator(evaluation, self.stepper, target or "native")
 
     def fit(
         self,
@@ -159,25 +163,23 @@ class Trainer:
                 raise InputError(f"{name}={value!r}; expected at least 1")
         if (steps is None) == (epochs is None):
             raise InputError("give steps= or epochs=, one of them")
-        batches = batches_of(data, self.executable.graph, self.seed, shuffle)
+        batches = batches_of(data, self.stepper.samples, self.seed, shuffle)
         with folder_lock(None if self.checkpoints is None else Path(self.checkpoints.folder)):
             run = _Run(self, batches, steps, epochs, state)
             run.begin(resume)
             return run.loop()
 
 
-def _compiled(step: Any, target: Any, threads: int | None, schedule: str | None) -> Executable:
+def _compiled(step: Any, target: Any, threads: int | None, schedule: str | None) -> Executable | AccumulatedExecutable:
     from gensyn_tvm.compiler import compile
 
-    if not isinstance(step, Executable):
+    exe: Executable | AccumulatedExecutable
+    if not isinstance(step, Executable | AccumulatedExecutable):
         exe = compile(step, target or "native", threads=threads, schedule=schedule)
     elif any(option is not None for option in (target, threads, schedule)):
         raise InputError("target=, threads= and schedule= are for a training step that is not compiled yet")
     else:
         exe = step
-    if not exe.is_training_step:
-        expected = "what training_step(program, …) gives"
-        raise InputError(describe("this is no training step", found=f"inference program {exe.graph.name!r}", expected=expected))
     return exe
 
 
@@ -192,7 +194,7 @@ class _Run:
         epochs: int | None,
         state: State | None,
     ) -> None:
-        self.trainer, self.exe, self.batches = trainer, trainer.executable, batches
+        self.trainer, self.exe, self.batches = trainer, trainer.stepper, batches
         start = self.exe.init(trainer.seed) if state is None else State(state.arrays, state.step, trainer.seed)
         self.result = Training(start)
         self.rates = Rates(trainer.learning_rate, self.exe.learning_rate, start.step)
@@ -268,9 +270,8 @@ class _Run:
     def _step(self, batch: Any) -> None:
         state = self.result.state
         rate = self.rates.take()
-        options = {} if rate is None else {"learning_rate": rate}
         try:
-            self.result.state, metrics = self.exe(state, named_batch(self.exe.graph, batch), **options)
+            self.result.state, metrics = self.exe(state, batch, rate)
         except InputError as error:
             place = f"batch {self.taken} (epoch {self.batches.epoch_of(self.taken)})"
             raise InputError(f"{place}: {error}") from error
@@ -362,9 +363,9 @@ def _same(checkpoint: Checkpoint, what: str, found: Any, expected: Any) -> None:
         raise _other(checkpoint, f"{what} {found}", f"{what} {expected}")
 
 
-def _check_program(checkpoint: Checkpoint, exe: Executable) -> None:
+def _check_program(checkpoint: Checkpoint, exe: Stepper) -> None:
     _same(checkpoint, "program", checkpoint.manifest["program"], exe.digest)
-    wanted = {i.name: (i.type.shape, i.type.dtype) for i in exe.graph.inputs if i.role in STATE_ROLES}
+    wanted = exe.state_types()
     arrays: Mapping[str, np.ndarray] = checkpoint.state.arrays
     found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
     different = sorted(n for n in {*wanted, *found} if wanted.get(n) != found.get(n))

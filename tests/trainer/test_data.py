@@ -95,7 +95,7 @@ class Pairs:
 
 
 def test_data_sets_are_stacked(exe: Executable) -> None:
-    assert isinstance(batches_of(Pairs(), exe.graph, 0), IndexedBatches)
+    assert isinstance(batches_of(Pairs(), lambda: batch_size(exe.graph), 0), IndexedBatches)
     batch = Samples(Pairs()).batch(np.array([4, 0]))
     assert [np.asarray(part).tolist() for part in batch] == [[[4.0, 4.0], [0.0, 0.0]], [4, 0]]
 
@@ -115,7 +115,7 @@ class Seekable:
 
 def test_streams(exe: Executable) -> None:
     ready = [("a",), ("b",), ("c",)]
-    stream = batches_of(ready, exe.graph, 0)
+    stream = batches_of(ready, lambda: batch_size(exe.graph), 0)
     assert isinstance(stream, StreamBatches)
     assert list(stream.start(0, epochs=2)) == ready * 2
     assert list(stream.start(4, epochs=2)) == ready[1:]
@@ -160,7 +160,7 @@ def test_unusable_data_are_refused(tmp_path: Path, make: Any, message: str) -> N
 @pytest.mark.parametrize("data", [3, "text", np.zeros((4, 5)), None])
 def test_other_things_are_no_data(exe: Executable, data: Any) -> None:
     with pytest.raises(InputError, match=f"this is no training data\n  found: {type(data).__name__}"):
-        batches_of(data, exe.graph, 0)
+        batches_of(data, lambda: batch_size(exe.graph), 0)
 
 
 def test_names_of_a_batch(exe: Executable) -> None:
