@@ -20,7 +20,7 @@ import torch
 
 def small(batch):
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)), torch.zeros(batch, 5)
+    return torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(5, 3)), torch.zeros(batch, 5)
 
 def data():
     return {"x": torch.zeros(8, 5).numpy(), "y": torch.zeros(8, dtype=torch.int64).numpy()}
