@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -566,9 +567,17 @@ class TwoHeads(torch.nn.Module):
 X3 = normal(6, 3)
 
 
+@functools.cache
+def imported(model: torch.nn.Module) -> gensyn_tvm.Program:
+    return gensyn_tvm.from_torch(model, (torch.tensor(X3),))
+
+
+LINEAR = torch.nn.Linear(3, 4)
+
+
 def step_of(model: torch.nn.Module, **kwargs: Any) -> tuple[Any, Arrays]:
     """A step and the arrays that it needs beside the targets."""
-    program = gensyn_tvm.from_torch(model, (torch.tensor(X3),))
+    program = imported(model)
     step = gensyn_tvm.training_step(program, optimizer="sgd", **kwargs)
     clock = {"step": np.int64(0), "seed": np.int64(0), "learning_rate": np.float32(0.1)}
     state = {**step.parameters, **step.states, **step.optimizer_state}
@@ -577,17 +586,15 @@ def step_of(model: torch.nn.Module, **kwargs: Any) -> tuple[Any, Arrays]:
 
 @pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("cosine_embedding", "ctc")])
 def test_a_name_is_the_object_with_default_settings(name: str) -> None:
-    model = torch.nn.Linear(3, 4)
-    by_name, _ = step_of(model, loss=name)
-    assert by_name.digest == step_of(model, loss=type(as_loss(name))())[0].digest
+    by_name, _ = step_of(LINEAR, loss=name)
+    assert by_name.digest == step_of(LINEAR, loss=type(as_loss(name))())[0].digest
     shown = [o.name for o in by_name.graph.outputs if not o.updates]
     assert shown == (["loss", "accuracy"] if name in ("cross_entropy", "nll") else ["loss"])
 
 
 def test_settings_are_in_the_digest() -> None:
-    model = torch.nn.Linear(3, 4)
     losses = [CrossEntropy(), CrossEntropy([1, 2, 3, 4]), CrossEntropy([1, 2, 3, 5]), CrossEntropy(label_smoothing=0.1)]
-    assert len({step_of(model, loss=loss)[0].digest for loss in losses}) == 4
+    assert len({step_of(LINEAR, loss=loss)[0].digest for loss in losses}) == 4
     assert CrossEntropy(np.array([1, 2])) == CrossEntropy([1.0, 2.0]) and hash(CrossEntropy(torch.ones(2))) is not None
 
 
@@ -597,7 +604,7 @@ def test_one_of_several_outputs() -> None:
     model.first.requires_grad_(False)
     target = classes(4, 6)
     expected = F.nll_loss(model(torch.tensor(X3))[1], torch.tensor(target)).detach().numpy()
-    for which in (1, -1, gensyn_tvm.from_torch(model, (torch.tensor(X3),)).outputs[1]):
+    for which in (1, -1, imported(model).outputs[1]):
         step, arrays = step_of(model, loss=NLL(output=which), metrics=("perplexity",))
         found = interpreter.run_named(step.graph, {**arrays, "target": target})
         np.testing.assert_allclose(found["loss", False], expected, rtol=2e-5)
@@ -605,20 +612,17 @@ def test_one_of_several_outputs() -> None:
 
 
 def test_a_function_with_several_targets_and_with_none() -> None:
-    torch.manual_seed(2)
-    model = torch.nn.Linear(3, 4)
-
     def weighted(y: Any, target: Any, scale: Any) -> Any:
         return op.mean(op.multiply(op.abs(op.subtract(y, target)), scale))
 
     types = {"target": TensorType((6, 4), "float32"), "scale": TensorType((6, 1), "float32")}
-    step, arrays = step_of(model, loss=weighted, target=types, metrics=("mean_absolute_error",))
+    step, arrays = step_of(LINEAR, loss=weighted, target=types, metrics=("mean_absolute_error",))
     assert [(i.name, i.role) for i in step.graph.inputs][1:3] == [("target", "target"), ("scale", "target")]
     t, w = normal(6, 4), uniform(6, 1)
     found = interpreter.run_named(step.graph, {**arrays, "target": t, "scale": w})
-    expected = (model(torch.tensor(X3)).detach().numpy() - t) * w
+    expected = (LINEAR(torch.tensor(X3)).detach().numpy() - t) * w
     np.testing.assert_allclose(found["loss", False], np.abs(expected).mean(), rtol=2e-5)
-    none, arrays = step_of(model, loss=lambda y: op.mean(op.multiply(y, y)), target={})
+    none, arrays = step_of(LINEAR, loss=lambda y: op.mean(op.multiply(y, y)), target={})
     assert ("loss", False) in interpreter.run_named(none.graph, arrays)
 
 
