@@ -1,9 +1,9 @@
 """Record golden digests of the current numerics version: ``python scripts/record_golden.py``.
 
 tests/golden/<version>/ holds training.json (programs, and states after training steps), operators.json (each operator's test
-cases), optimizers.json (updates), losses.json (programs) and manifest.json (the SHA-256 of the others). New entries are
-added. An entry that has changed is refused: changed bits are a new version of docs/numerics.md. Only versions 0.x, which are
-not final, are replaced.
+cases), optimizers.json (updates), losses.json and steps.json (programs) and manifest.json (the SHA-256 of the others). New
+entries are added. An entry that has changed is refused: changed bits are a new version of docs/numerics.md. Only versions
+0.x, which are not final, are replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gensyn_tvm.demo.data import load_digits  # noqa: E402
 from gensyn_tvm.demo.models import MODELS  # noqa: E402
 from gensyn_tvm.demo.run import COMPARED_STEPS, INTERPRETED_STEPS, advance, steps_of  # noqa: E402
 from tests.operators import golden  # noqa: E402
-from tests.training import loss_cases, optimizer_cases  # noqa: E402
+from tests.training import loss_cases, optimizer_cases, step_cases  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -92,6 +92,7 @@ if __name__ == "__main__":
         "losses.json": loss_cases.digests(),
         "operators.json": golden.digests(),
         "optimizers.json": optimizer_cases.digests(),
+        "steps.json": step_cases.digests(),
         "training.json": training(),
     }
     record(rules.NUMERICS_VERSION, files, GOLDEN / rules.NUMERICS_VERSION)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from tvm.relax import op
 
 import gensyn_tvm
 from gensyn_tvm import SGD, Adam, ClipNorm, ClipValue, DynamicLossScale, MixedPrecision, Program, StaticLossScale
+from gensyn_tvm.canonical import rules
 from gensyn_tvm.canonical.from_relax import freeze
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import InvalidProgramError
@@ -25,8 +28,10 @@ from gensyn_tvm.training.clipping import global_norm
 from gensyn_tvm.training.emit import build_function
 from gensyn_tvm.training.step import training_step
 from tests.training.running import advance, bits, initial
+from tests.training.step_cases import STEP_CASES, step_digests
 
 SHAPE = (6, 7)
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / rules.NUMERICS_VERSION / "steps.json"
 
 
 def mlp() -> nn.Module:
@@ -38,6 +43,11 @@ def case(seed: int = 1) -> tuple[nn.Module, Program, torch.Tensor, torch.Tensor]
     model = mlp()
     x, target = torch.randn(SHAPE) * 3, torch.randint(0, 5, SHAPE[:1])
     return model, from_torch(model, (x,)), x, target
+
+
+@pytest.mark.parametrize("name", STEP_CASES)
+def test_programs_have_the_recorded_digests(name: str) -> None:
+    assert step_digests(name) == json.loads(GOLDEN.read_text(encoding="utf-8"))[name]
 
 
 def compare(state: dict[str, np.ndarray], model: nn.Module) -> None:
