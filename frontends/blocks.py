@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from tvm.ir import GenericConst
 
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.training import ops as gensyn
 
 _CONV = {1: nn.conv1d, 2: nn.conv2d, 3: nn.conv3d}
+_CONV_TRANSPOSE = {1: nn.conv1d_transpose, 2: nn.conv2d_transpose, 3: nn.conv3d_transpose}
 _MAX_POOL = {1: nn.max_pool1d, 2: nn.max_pool2d, 3: nn.max_pool3d}
 _AVG_POOL = {1: nn.avg_pool1d, 2: nn.avg_pool2d, 3: nn.avg_pool3d}
 
@@ -167,6 +169,13 @@ def standard_deviation(e: Emitter, x: Expr, axes: Sequence[int], keepdims: bool,
     return e(op.sqrt(variance)) if root else variance
 
 
+def log_sum_exp(e: Emitter, x: Expr, axes: Sequence[int]) -> Expr:
+    """log(sum(exp(x - m))) + m over the axes, which stay as 1; m is the maximum where it is finite and 0 elsewhere."""
+    largest = e(op.max(x, list(axes), True))
+    offset = e.where(e(op.less(e(op.abs(largest)), number(math.inf, dtype_of(x)))), largest, 0.0)
+    return e.add(e(op.log(e(op.sum(e(op.exp(e.sub(x, offset))), list(axes), True)))), offset)
+
+
 def power(e: Emitter, x: Expr, exponent: float) -> Expr:
     """x to a constant power: a chain of products (binary method), their reciprocal, or square roots."""
     if exponent == 0.5:
@@ -231,6 +240,42 @@ def pad(e: Emitter, x: Expr, lows: Sequence[int], highs: Sequence[int], value: f
         x = e.slice(x, axis, max(0, -low), extent - max(0, -high))
     widths = [width for low, high in zip(lows, highs, strict=True) for width in (max(0, low), max(0, high))]
     return e(nn.pad(x, widths, "constant", float(value))) if any(widths) else x
+
+
+def pad_by_elements(e: Emitter, x: Expr, axis: int, low: int, high: int, mode: str) -> Expr:
+    """Padding of an axis by its own elements: ``reflect``, ``edge`` or ``wrap``; a negative count crops."""
+    extent = shape_of(x)[axis]
+    if (low, high) == (0, 0):
+        return x
+    if extent == 0:
+        raise e.refuse(f"padding of an empty axis by {mode}", expected="at least one element")
+    places = np.arange(-low, extent + high, dtype=np.int64)
+    if mode == "edge":
+        places = places.clip(0, extent - 1)
+    elif mode == "wrap":
+        places = places % extent
+    else:
+        inside = places % max(2 * (extent - 1), 1)
+        places = np.minimum(inside, 2 * (extent - 1) - inside)
+    return take(e, x, constant(places), axis)
+
+
+def conv_transpose(
+    e: Emitter,
+    x: Expr,
+    w: Expr,
+    b: Expr | None,
+    *,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    more: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Expr:
+    """Transposed convolution of x (N, I, spatial…) with w (I, O / groups, kernel…), ``more`` elements at the high ends."""
+    n = spatial(e, x)
+    y = e(_CONV_TRANSPOSE[n](x, w, list(strides), [*padding, *padding], list(more), list(dilation), groups))
+    return y if b is None else e.add(y, per_channel(e, b, n + 2))
 
 
 def feature_dropout(e: Emitter, x: Expr, p: float) -> Expr:

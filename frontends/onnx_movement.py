@@ -88,18 +88,6 @@ def convert_slice(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 # ---- padding --------------------------------------------------------------------------------------------------------
 
 
-def _padded_places(mode: str, extent: int, low: int, high: int) -> np.ndarray:
-    """Which element stands at each place of a padded axis."""
-    places = np.arange(-low, extent + high, dtype=np.int64)
-    if mode == "edge":
-        return places.clip(0, extent - 1)
-    if mode == "wrap":
-        return places % extent
-    period = max(2 * (extent - 1), 1)
-    inside = places % period
-    return np.minimum(inside, period - inside) if extent > 1 else np.zeros_like(places)
-
-
 def convert_pad(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     """A negative number of elements crops; other modes than ``constant`` repeat elements of the whole axis."""
     pads, rank = integers(e, x, a, 1, "pads") or [], rank_of(x[0])
@@ -114,12 +102,7 @@ def convert_pad(e: Emitter, x: Inputs, a: Attributes) -> Expr:
         raise e.refuse(f"mode {mode}", expected="constant, reflect, edge or wrap")
     y = x[0]
     for axis, (low, high) in enumerate(zip(lows, highs, strict=True)):
-        extent = shape_of(y)[axis]
-        if (low, high) == (0, 0):
-            continue
-        if extent == 0:
-            raise e.refuse(f"padding of an empty axis by {mode}", expected="at least one element")
-        y = blocks.take(e, y, constant(_padded_places(mode, extent, low, high)), axis)
+        y = blocks.pad_by_elements(e, y, axis, low, high, mode)
     return y
 
 

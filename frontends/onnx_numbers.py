@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gensyn_tvm.canonical.types import FLOATS, INTEGERS, NARROW_FLOATS, NARROW_INTEGERS
 from gensyn_tvm.frontends import blocks
+from gensyn_tvm.frontends.division import remainder
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant_of, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs
 from gensyn_tvm.frontends.onnx_reader import element_type
@@ -72,40 +73,7 @@ def convert_div(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 
 def convert_mod(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     """The remainder: with ``fmod`` it has the sign of x, otherwise that of y."""
-    if dtype_of(x[0]) in FLOATS:
-        return _float_mod(e, x[0], x[1], sign_of_x=bool(a.get("fmod", 0)))
-    rest = e.canonical("rem", x[0], x[1])
-    if a.get("fmod", 0) or dtype_of(x[0]).startswith("u"):
-        return rest
-    zero = number(0, dtype_of(rest))
-    opposite = e(op.not_equal(e(op.less(rest, zero)), e(op.less(x[1], zero))))
-    return e.where(e(op.logical_and(opposite, e(op.not_equal(rest, zero)))), e.add(rest, x[1]), rest)
-
-
-def _float_mod(e: Emitter, x: Expr, y: Expr, *, sign_of_x: bool) -> Expr:
-    """In float64: x where |x| < |y|, else x - trunc(x / y) * y, brought back between 0 and y. A result 0 has the sign of x, or
-    of y. Exact while the quotient has at most 29 bits, for float32."""
-    dtype = dtype_of(x)
-    a, b = e.cast(x, "float64"), e.cast(y, "float64")
-    size = e(op.abs(b))
-    quotient = e.div(a, b)
-    whole = e.where(e(op.less(quotient, number(0, "float64"))), e(op.ceil(quotient)), e(op.floor(quotient)))
-    rest = e(op.abs(e.sub(a, e.mul(whole, b))))
-    rest = e.where(e(op.less(rest, size)), rest, e.sub(rest, size))
-    rest = e.where(e(op.less(e(op.abs(a)), size)), e(op.abs(a)), rest)
-    rest = e.where(_negative(e, a), e(op.negative(rest)), rest)
-    if not sign_of_x:
-        zero = number(0, "float64")
-        opposite = e(op.logical_and(e(op.not_equal(e(op.less(rest, zero)), _negative(e, b))), e(op.not_equal(rest, zero))))
-        rest = e.where(opposite, e.add(rest, b), rest)
-        signed = e.where(_negative(e, b), number(-0.0, "float64"), zero)
-        rest = e.where(e(op.equal(rest, zero)), signed, rest)
-    return e.cast(rest, dtype)
-
-
-def _negative(e: Emitter, x: Expr) -> Expr:
-    """Whether the sign bit of a float64 is set."""
-    return e(op.less(e.canonical("bitcast", x, dtype="int64"), number(0, "int64")))
+    return remainder(e, x[0], x[1], sign_of_x=bool(a.get("fmod", 0)))
 
 
 # ---- powers ---------------------------------------------------------------------------------------------------------

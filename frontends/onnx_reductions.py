@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gensyn_tvm.canonical.types import FLOATS, INTEGERS
+from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis, integers
 
@@ -77,17 +78,13 @@ def convert_mean(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 
 
 def convert_log_sum_exp(e: Emitter, x: Inputs, a: Attributes) -> Expr:
-    """log(sum(exp(x - m))) + m, m the maximum where it is finite and 0 elsewhere."""
+    """See ``blocks.log_sum_exp``; of nothing -inf."""
     axes, keepdims, dtype = _axes(e, x, a), bool(a.get("keepdims", 1)), dtype_of(x[0])
     if any(shape_of(x[0])[axis] == 0 for axis in axes):
         return e.full(_reduced_shape(x[0], axes, keepdims), -math.inf, dtype)
     if not axes:
         return x[0]
-    largest = e(op.max(x[0], axes, True))
-    finite = e(op.less(e(op.abs(largest)), number(math.inf, dtype)))
-    offset = e.where(finite, largest, 0.0)
-    total = e(op.log(e(op.sum(e(op.exp(e.sub(x[0], offset))), axes, True))))
-    return e.reshape(e.add(total, offset), _reduced_shape(x[0], axes, keepdims))
+    return e.reshape(blocks.log_sum_exp(e, x[0], axes), _reduced_shape(x[0], axes, keepdims))
 
 
 def convert_search(function: Callable[..., Expr], extremum: Callable[..., Expr]) -> Converter:

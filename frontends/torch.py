@@ -1,4 +1,4 @@
-"""PyTorch models in, through ``torch.export`` and TVM's importer of exported programs.
+"""PyTorch models in, through ``torch.export``.
 
 What becomes what:
 
@@ -13,7 +13,6 @@ What becomes what:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,13 @@ try:
 except ImportError as error:
     raise ImportError("from_torch needs PyTorch: pip install 'gensyn_tvm[torch]'") from error
 
-from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
+import tvm
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind, TensorArgument
 from tvm import relax
-from tvm.relax.frontend.torch import from_exported_program
 
 from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
-from gensyn_tvm.frontends.emit import Emitter, dtype_of, shape_of
+from gensyn_tvm.frontends.emit import Expr, constant, dtype_of, shape_of
+from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.frontends.torch_converters import dtype_name
 from gensyn_tvm.frontends.torch_export import export_module, place_of, prepare
 from gensyn_tvm.frontends.torch_operators import CONVERTERS, arguments
@@ -79,9 +79,9 @@ def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Pr
     exported = prepare(exported, origin)
     parameters, states, tied = _arrays(exported)
     _check_values(exported)
-    bindings, variables, results = _convert(_everything_named(exported))
+    bindings, variables, results = _convert(exported)
     specs = exported.graph_signature.input_specs
-    user_inputs = [s.arg.name for s in specs if s.kind is InputKind.USER_INPUT]
+    user_inputs = [s.arg.name for s in specs if s.kind is InputKind.USER_INPUT and isinstance(s.arg, TensorArgument)]
     named = {s.target: variables[s.arg.name] for s in specs if s.target in {*parameters, *states, *tied}}
     outputs, updates = _results(exported, results, tied)
     return to_program(
@@ -103,7 +103,7 @@ def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Pr
 
 
 def _check_values(exported: Any) -> None:
-    """Refuse dtypes that no program has (complex numbers …), which TVM's importer would fail on."""
+    """Refuse dtypes that no program has, such as complex numbers."""
     for node in exported.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and dtype_name(value.dtype) not in DTYPES:
@@ -146,56 +146,47 @@ def _arrays(exported: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
     return *arrays, tied
 
 
-def _everything_named(exported: Any) -> Any:
-    """What TVM's importer reads of an exported program, with parameters and buffers as inputs, updates as outputs.
+class _Emitter(FoldingEmitter):
+    """What dropout gives is never a constant, not even of constants."""
 
-    TVM would make buffers constants and drop their updates.
-    """
-    signature = exported.graph_signature
-    inputs = [
-        s if s.kind is InputKind.CONSTANT_TENSOR else InputSpec(InputKind.USER_INPUT, TensorArgument(s.arg.name), None)
-        for s in signature.input_specs
-    ]
-    outputs = [OutputSpec(OutputKind.USER_OUTPUT, s.arg, None) for s in signature.output_specs]
-    return SimpleNamespace(
-        graph=exported.graph,
-        graph_module=exported.graph_module,
-        graph_signature=SimpleNamespace(input_specs=inputs, output_specs=outputs),
-        tensor_constants=exported.constants,
-        constants=exported.constants,
-        state_dict={},
-        named_buffers=lambda: [],
-        named_parameters=lambda: [],
-    )
+    def __call__(self, expr: Expr) -> Expr:
+        variable = super().__call__(expr)
+        if getattr(getattr(expr, "op", None), "name", "") == "gensyn.dropout":
+            self._origins[variable] = self.origins_of(variable) | {("dropout", False)}
+        return variable
 
 
-def _convert(view: Any) -> tuple[list[Any], dict[str, Any], list[Any]]:
-    """Bindings, variables by placeholder name, and results, as TVM's importer puts them together with our converters."""
-    emitter: Emitter | None = None
-
-    def convert(node: Any, importer: Any) -> Any:
-        nonlocal emitter
-        if emitter is None:
-            emitter = Emitter(importer.block_builder)
+def _convert(exported: Any) -> tuple[list[Any], dict[str, Any], list[Any]]:
+    """Bindings, variables by placeholder name (inputs, parameters and buffers), and results by the output specs."""
+    emitter = _Emitter()
+    specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+    env: dict[Any, Any] = {}
+    variables: dict[str, Any] = {}
+    results: list[Any] = []
+    for node in exported.graph.nodes:
         emitter.place = place_of(node)
-        emitter.operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
-        bound = arguments(node, lambda value: _lookup(importer.env, value))
-        result = CONVERTERS[getattr(node.target, "__name__", "")](emitter, bound)
-        _check_type(node, result)
-        return result
+        if node.op == "placeholder":
+            env[node] = _placeholder(exported, emitter, node, specs[node.name])
+            if isinstance(env[node], tvm.ir.Var):
+                variables[node.name] = env[node]
+        elif node.op == "call_function":
+            emitter.operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+            bound = arguments(node, lambda value: _lookup(env, value))
+            env[node] = CONVERTERS[getattr(node.target, "__name__", "")](emitter, bound)
+            _check_type(node, env[node])
+        elif node.op == "output":
+            results = _lookup(env, node.args[0])
+    return emitter.bindings_with_constants(), variables, results
 
-    module = from_exported_program(
-        view,
-        keep_params_as_input=False,
-        no_bind_return_tuple=True,
-        run_ep_decomposition=False,
-        custom_convert_map=dict.fromkeys(CONVERTERS, convert),
-    )
-    main = module["main"]
-    body = main.body.body
-    results = list(body.fields) if hasattr(body, "fields") else [body]
-    bindings = [binding for block in main.body.blocks for binding in block.bindings]
-    return bindings, {p.name: p for p in main.params}, results
+
+def _placeholder(exported: Any, emitter: FoldingEmitter, node: Any, spec: InputSpec) -> Any:
+    """The variable of an input, parameter or buffer; a tensor that ``forward`` makes from numbers is a constant."""
+    if spec.kind is InputKind.CONSTANT_TENSOR:
+        return emitter(constant(_as_array(exported.constants[spec.target])))
+    if not isinstance(spec.arg, TensorArgument):
+        return getattr(spec.arg, "value", None)
+    value, stored = node.meta["val"], spec.kind is not InputKind.USER_INPUT
+    return emitter.declare(node.name, [int(d) for d in value.shape], dtype_name(value.dtype), stored=stored)
 
 
 def _lookup(env: Mapping[Any, Any], value: Any) -> Any:

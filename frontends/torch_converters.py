@@ -8,23 +8,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from tvm import relax
 
-from gensyn_tvm.canonical.types import FLOATS
+from gensyn_tvm.canonical.types import NARROW_FLOATS
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.training import ops as gensyn
 
 Arguments = Any
-Converter = Callable[[Emitter, Arguments], Any]
+Converter = Callable[[FoldingEmitter, Arguments], Any]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """``torch.float32`` → ``float32``."""
     return str(dtype).removeprefix("torch.")
+
+
+def in_float32(convert: Converter) -> Converter:
+    """The converter, computing narrow floats in float32; its float32 results are rounded once, to the node's dtype."""
+
+    def widened(e: FoldingEmitter, a: Arguments) -> Any:
+        if a.out_dtype not in NARROW_FLOATS:
+            return convert(e, a)
+        wide = {name: e.cast(v, "float32") if _is_narrow(v) else v for name, v in vars(a).items()}
+        result = convert(e, SimpleNamespace(**{**wide, "out_dtype": "float32"}))
+        many = result if isinstance(result, list | tuple) else [result]
+        back = [e.cast(y, a.out_dtype) if y is not None and dtype_of(y) == "float32" else y for y in many]
+        return back if isinstance(result, list | tuple) else back[0]
+
+    return widened
+
+
+def _is_narrow(value: Any) -> bool:
+    return hasattr(value, "ty") and dtype_of(value) in NARROW_FLOATS
 
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
@@ -42,7 +63,7 @@ def _promoted(a: Arguments) -> str:
 
 
 def convert_arithmetic(function: Callable[[Expr, Expr], Expr]) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Expr:
+    def convert(e: FoldingEmitter, a: Arguments) -> Expr:
         x, y = convert_common(e, a, a.out_dtype)
         alpha = getattr(a, "alpha", 1)
         return e(function(x, y if alpha == 1 else e.mul(y, alpha)))
@@ -50,12 +71,12 @@ def convert_arithmetic(function: Callable[[Expr, Expr], Expr]) -> Converter:
     return convert
 
 
-def convert_rsub(e: Emitter, a: Arguments) -> Expr:
+def convert_rsub(e: FoldingEmitter, a: Arguments) -> Expr:
     x, y = convert_common(e, a, a.out_dtype)
     return e.sub(y, x if a.alpha == 1 else e.mul(x, a.alpha))
 
 
-def convert_div(e: Emitter, a: Arguments) -> Expr:
+def convert_div(e: FoldingEmitter, a: Arguments) -> Expr:
     x, y = convert_common(e, a, a.out_dtype)
     return e.div(x, y)
 
@@ -65,7 +86,7 @@ def convert_compare(function: Callable[[Expr, Expr], Expr]) -> Converter:
 
 
 def convert_logical(function: Callable[[Expr, Expr], Expr]) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Expr:
+    def convert(e: FoldingEmitter, a: Arguments) -> Expr:
         if a.out_dtype != "bool":
             raise e.refuse(f"operands of {a.out_dtype}", expected="bool")
         return e(function(*convert_common(e, a, "bool")))
@@ -77,17 +98,11 @@ def convert_unary(function: Callable[[Expr], Expr], *, floats: bool = True) -> C
     return lambda e, a: e(function(e.cast(a.self, a.out_dtype) if floats else a.self))
 
 
-def convert_not(e: Emitter, a: Arguments) -> Expr:
-    if dtype_of(a.self) != "bool":
-        raise e.refuse(f"an operand of {dtype_of(a.self)}", expected="bool")
-    return e(op.logical_not(a.self))
-
-
-def convert_gelu(e: Emitter, a: Arguments) -> Expr:
+def convert_gelu(e: FoldingEmitter, a: Arguments) -> Expr:
     return e({"none": nn.gelu, "tanh": nn.gelu_tanh}[a.approximate](a.self))
 
 
-def convert_clamp(e: Emitter, a: Arguments) -> Expr:
+def convert_clamp(e: FoldingEmitter, a: Arguments) -> Expr:
     x = e.cast(a.self, a.out_dtype)
     low, high = getattr(a, "min", None), getattr(a, "max", None)
     if any(isinstance(v, float) and math.isnan(v) for v in (low, high)):
@@ -95,49 +110,44 @@ def convert_clamp(e: Emitter, a: Arguments) -> Expr:
     return e.clip(x, low, high)
 
 
-def convert_clamp_tensor(e: Emitter, a: Arguments) -> Expr:
+def convert_clamp_tensor(e: FoldingEmitter, a: Arguments) -> Expr:
     x = e.cast(a.self, a.out_dtype)
     for bound, function in ((a.min, op.maximum), (a.max, op.minimum)):
         x = x if bound is None else e(function(x, e.cast(bound, a.out_dtype)))
     return x
 
 
-def convert_prelu(e: Emitter, a: Arguments) -> Expr:
+def convert_prelu(e: FoldingEmitter, a: Arguments) -> Expr:
     slope = a.weight
     if shape_of(slope) != [1]:
         slope = blocks.per_channel(e, slope, rank_of(a.self))
     return e.where(e(op.greater(a.self, number(0, dtype_of(a.self)))), a.self, e.mul(a.self, slope))
 
 
-def convert_where(e: Emitter, a: Arguments) -> Expr:
+def convert_where(e: FoldingEmitter, a: Arguments) -> Expr:
     x, y = convert_common(e, a, a.out_dtype)
     return e(op.where(a.condition, x, y))
 
 
-def convert_masked_fill(e: Emitter, a: Arguments) -> Expr:
+def convert_masked_fill(e: FoldingEmitter, a: Arguments) -> Expr:
     value = number(a.value, a.out_dtype) if isinstance(a.value, bool | int | float) else e.cast(a.value, a.out_dtype)
     return e(op.where(a.mask, value, a.self))
 
 
-def convert_cast(e: Emitter, a: Arguments) -> Expr:
+def convert_cast(e: FoldingEmitter, a: Arguments) -> Expr:
     return e.cast(a.self, a.out_dtype)
 
 
-def convert_float_power(e: Emitter, a: Arguments) -> Expr:
-    if dtype_of(a.self) not in FLOATS or not isinstance(a.exponent, int | float):
-        raise e.refuse("an integer base or an exponent that is a tensor", expected="a float tensor to a constant power")
-    return blocks.power(e, e.cast(a.self, a.out_dtype), a.exponent)
-
-
-def convert_reciprocal(e: Emitter, a: Arguments) -> Expr:
+def convert_reciprocal(e: FoldingEmitter, a: Arguments) -> Expr:
     return e.div(1.0, e.cast(a.self, a.out_dtype))
 
 
 # ---- reductions -----------------------------------------------------------------------------------------------------
 
 
-def _axes(a: Arguments, name: str = "dim") -> list[int]:
-    dim = getattr(a, name, None)
+def reduced_axes(a: Arguments) -> list[int]:
+    """Ascending axes of a reduction; all of them if it names none."""
+    dim = getattr(a, "dim", None)
     rank = rank_of(a.self)
     if dim is None or dim == []:
         return list(range(rank))
@@ -145,23 +155,23 @@ def _axes(a: Arguments, name: str = "dim") -> list[int]:
 
 
 def convert_reduce(function: Callable[..., Expr]) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Expr:
+    def convert(e: FoldingEmitter, a: Arguments) -> Expr:
         x = e.cast(a.self, a.out_dtype)
-        return e(function(x, _axes(a), bool(getattr(a, "keepdim", False)))) if rank_of(x) else x
+        return e(function(x, reduced_axes(a), bool(getattr(a, "keepdim", False)))) if rank_of(x) else x
 
     return convert
 
 
 def convert_max_dim(reduce: Callable[..., Expr], search: Callable[..., Expr]) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Any:
-        axis = _axes(a)[0]
+    def convert(e: FoldingEmitter, a: Arguments) -> Any:
+        axis = reduced_axes(a)[0]
         return e(reduce(a.self, [axis], a.keepdim)), e(search(a.self, axis, a.keepdim))
 
     return convert
 
 
 def convert_arg(search: Callable[..., Expr]) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Expr:
+    def convert(e: FoldingEmitter, a: Arguments) -> Expr:
         if a.dim is None:
             index = e(search(e.reshape(a.self, [math.prod(shape_of(a.self))]), 0, False))
             return e.reshape(index, [1] * rank_of(a.self)) if a.keepdim else index
@@ -171,12 +181,12 @@ def convert_arg(search: Callable[..., Expr]) -> Converter:
 
 
 def convert_deviation(root: bool) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Expr:
+    def convert(e: FoldingEmitter, a: Arguments) -> Expr:
         correction = getattr(a, "correction", None)
         if hasattr(a, "unbiased"):
             correction = 1 if a.unbiased else 0
         return blocks.standard_deviation(
-            e, a.self, _axes(a), bool(getattr(a, "keepdim", False)), 1 if correction is None else correction, root=root
+            e, a.self, reduced_axes(a), bool(getattr(a, "keepdim", False)), 1 if correction is None else correction, root=root
         )
 
     return convert
@@ -189,7 +199,7 @@ def convert_softmax(function: Callable[..., Expr]) -> Converter:
 # ---- linear algebra, convolution, pooling ---------------------------------------------------------------------------
 
 
-def convert_addmm(e: Emitter, a: Arguments) -> Expr:
+def convert_addmm(e: FoldingEmitter, a: Arguments) -> Expr:
     left, right = (a.mat1, a.mat2) if hasattr(a, "mat1") else (a.batch1, a.batch2)
     y = e(op.matmul(left, right))
     if a.alpha != 1:
@@ -204,10 +214,10 @@ def _each(values: Any, n: int) -> list[int]:
     return values * n if len(values) == 1 else values
 
 
-def convert_conv(e: Emitter, a: Arguments) -> Expr:
+def convert_conv(e: FoldingEmitter, a: Arguments) -> Expr:
     n = blocks.spatial(e, a.input)
     if getattr(a, "transposed", False):
-        raise e.refuse("a transposed convolution", expected="Conv1d, Conv2d or Conv3d")
+        return convert_conv_transpose(e, a)
     dilation, strides = _each(a.dilation, n), _each(a.stride, n)
     if a.padding == "valid":
         lows, highs = [0] * n, [0] * n
@@ -221,8 +231,23 @@ def convert_conv(e: Emitter, a: Arguments) -> Expr:
     )
 
 
+def convert_conv_transpose(e: FoldingEmitter, a: Arguments) -> Expr:
+    n = blocks.spatial(e, a.input)
+    return blocks.conv_transpose(
+        e,
+        a.input,
+        a.weight,
+        a.bias,
+        strides=_each(a.stride, n),
+        padding=_each(a.padding, n),
+        more=_each(a.output_padding, n),
+        dilation=_each(a.dilation, n),
+        groups=a.groups,
+    )
+
+
 def convert_pool(kind: str) -> Converter:
-    def convert(e: Emitter, a: Arguments) -> Expr:
+    def convert(e: FoldingEmitter, a: Arguments) -> Expr:
         n = blocks.spatial(e, a.self)
         if getattr(a, "divisor_override", None) is not None:
             raise e.refuse(f"divisor_override={a.divisor_override}", expected="None", remedy="multiply the result instead")
@@ -243,11 +268,11 @@ def convert_pool(kind: str) -> Converter:
     return convert
 
 
-def convert_pool_with_indices(e: Emitter, a: Arguments) -> Any:
+def convert_pool_with_indices(e: FoldingEmitter, a: Arguments) -> Any:
     return convert_pool("max")(e, a), None
 
 
-def convert_adaptive(e: Emitter, a: Arguments) -> Expr:
+def convert_adaptive(e: FoldingEmitter, a: Arguments) -> Expr:
     return blocks.adaptive_avg_pool(e, a.self, _each(a.output_size, rank_of(a.self) - 2))
 
 
@@ -271,33 +296,33 @@ def _items(value: Expr, count: int) -> list[Expr]:
     return [relax.TupleGetItem(value, k) for k in range(count)]
 
 
-def convert_batch_norm_training(e: Emitter, a: Arguments) -> Any:
+def convert_batch_norm_training(e: FoldingEmitter, a: Arguments) -> Any:
     if not a.training:
         raise e.refuse("training=False", expected="training=True")
     y, mean, var = _batch_norm_values(e, a, frozen=False)
     return y, None, None, mean, var
 
 
-def convert_batch_norm_frozen(e: Emitter, a: Arguments) -> Any:
+def convert_batch_norm_frozen(e: FoldingEmitter, a: Arguments) -> Any:
     return _batch_norm_values(e, a, frozen=True)[0], None, None
 
 
-def convert_layer_norm(e: Emitter, a: Arguments) -> Expr:
+def convert_layer_norm(e: FoldingEmitter, a: Arguments) -> Expr:
     axes = list(range(rank_of(a.input) - len(a.normalized_shape), rank_of(a.input)))
     return blocks.layer_norm(e, a.input, axes, a.weight, a.bias, a.eps)
 
 
-def convert_group_norm(e: Emitter, a: Arguments) -> Expr:
+def convert_group_norm(e: FoldingEmitter, a: Arguments) -> Expr:
     return blocks.group_norm(e, a.input, a.num_groups, a.weight, a.bias, a.eps)
 
 
-def convert_instance_norm(e: Emitter, a: Arguments) -> Expr:
+def convert_instance_norm(e: FoldingEmitter, a: Arguments) -> Expr:
     if not a.use_input_stats or a.running_mean is not None:
         raise e.refuse("running statistics", expected="track_running_stats=False")
     return blocks.group_norm(e, a.input, shape_of(a.input)[1], a.weight, a.bias, a.eps)
 
 
-def convert_dropout(e: Emitter, a: Arguments) -> Expr:
+def convert_dropout(e: FoldingEmitter, a: Arguments) -> Expr:
     x = getattr(a, "input", None)
     x = a.self if x is None else x
     active = a.train is None or a.train
@@ -306,5 +331,5 @@ def convert_dropout(e: Emitter, a: Arguments) -> Expr:
     return e(gensyn.dropout(x, p=a.p)) if active and a.p > 0 else x
 
 
-def convert_native_dropout(e: Emitter, a: Arguments) -> Any:
+def convert_native_dropout(e: FoldingEmitter, a: Arguments) -> Any:
     return convert_dropout(e, a), None

@@ -12,8 +12,15 @@ import torch
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends import torch_converters as c
 from gensyn_tvm.frontends import torch_movement as m
-from gensyn_tvm.frontends.emit import nn, op, rank_of
+from gensyn_tvm.frontends.emit import nn, op
+from gensyn_tvm.frontends.torch_attention import ATTENTION
 from gensyn_tvm.frontends.torch_converters import Arguments, Converter, dtype_name
+from gensyn_tvm.frontends.torch_indexing import INDEXING
+from gensyn_tvm.frontends.torch_losses import LOSSES
+from gensyn_tvm.frontends.torch_numbers import NUMBERS
+from gensyn_tvm.frontends.torch_recurrent import RECURRENT
+from gensyn_tvm.frontends.torch_reductions import REDUCTIONS
+from gensyn_tvm.frontends.torch_resampling import RESAMPLING
 
 CONVERTERS: dict[str, Converter] = {
     "getitem": m.convert_getitem,
@@ -36,16 +43,8 @@ CONVERTERS: dict[str, Converter] = {
     "logical_and.default": lambda e, a: e(op.logical_and(*c.convert_common(e, a, "bool"))),
     "logical_or.default": lambda e, a: e(op.logical_or(*c.convert_common(e, a, "bool"))),
     "logical_not.default": lambda e, a: e(op.logical_not(e.cast(a.self, "bool"))),
-    **{f"{name}.{k}": c.convert_logical(op.logical_and) for name in ("bitwise_and", "__and__") for k in ("Tensor", "Scalar")},
-    **{f"{name}.{k}": c.convert_logical(op.logical_or) for name in ("bitwise_or", "__or__") for k in ("Tensor", "Scalar")},
-    "bitwise_not.default": c.convert_not,
-    "isnan.default": c.convert_unary(op.isnan, floats=False),
     "abs.default": c.convert_unary(op.abs),
     "neg.default": c.convert_unary(op.negative),
-    "sign.default": c.convert_unary(op.sign),
-    "floor.default": c.convert_unary(op.floor),
-    "ceil.default": c.convert_unary(op.ceil),
-    "round.default": c.convert_unary(op.round),
     "exp.default": c.convert_unary(op.exp),
     "log.default": c.convert_unary(op.log),
     "sqrt.default": c.convert_unary(op.sqrt),
@@ -69,7 +68,6 @@ CONVERTERS: dict[str, Converter] = {
     "gelu.default": c.convert_gelu,
     "square.default": lambda e, a: e.mul(a.self, a.self),
     "reciprocal.default": c.convert_reciprocal,
-    "pow.Tensor_Scalar": c.convert_float_power,
     "leaky_relu.default": lambda e, a: e(nn.leakyrelu(a.self, float(a.negative_slope))),
     "elu.default": lambda e, a: blocks.elu(e, a.self, a.alpha, scale=a.scale, input_scale=a.input_scale),
     "selu.default": lambda e, a: blocks.elu(e, a.self, 1.6732632423543772, scale=1.0507009873554805),
@@ -120,6 +118,8 @@ CONVERTERS: dict[str, Converter] = {
     "baddbmm.default": c.convert_addmm,
     **{f"conv{n}d.{k}": c.convert_conv for n in (1, 2, 3) for k in ("default", "padding")},
     "convolution.default": c.convert_conv,
+    "conv_transpose1d.default": c.convert_conv_transpose,
+    **{f"conv_transpose{n}d.input": c.convert_conv_transpose for n in (2, 3)},
     **{f"max_pool{n}d.default": c.convert_pool("max") for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices.default": c.convert_pool_with_indices for n in (2, 3)},
     **{f"avg_pool{n}d.default": c.convert_pool("avg") for n in (1, 2, 3)},
@@ -152,7 +152,6 @@ CONVERTERS: dict[str, Converter] = {
     "tile.default": m.convert_repeat,
     "constant_pad_nd.default": m.convert_pad,
     "pad.default": m.convert_pad,
-    "index_select.default": lambda e, a: blocks.take(e, a.self, a.index, a.dim % rank_of(a.self)),
     "tril.default": m.convert_triangle(np.tril),
     "triu.default": m.convert_triangle(np.triu),
     **{f"{name}.default": m.convert_same for name in ("alias", "clone", "contiguous", "lift_fresh_copy", "detach")},
@@ -165,6 +164,13 @@ CONVERTERS: dict[str, Converter] = {
     "arange.default": m.convert_arange,
     "arange.start": m.convert_arange,
     "arange.start_step": m.convert_arange,
+    **ATTENTION,
+    **INDEXING,
+    **LOSSES,
+    **NUMBERS,
+    **RECURRENT,
+    **REDUCTIONS,
+    **RESAMPLING,
 }
 
 
