@@ -182,7 +182,7 @@ def _convert(exported: Any) -> tuple[list[Any], dict[str, Any], list[Any]]:
 def _placeholder(exported: Any, emitter: FoldingEmitter, node: Any, spec: InputSpec) -> Any:
     """The variable of an input, parameter or buffer; a tensor that ``forward`` makes from numbers is a constant."""
     if spec.kind is InputKind.CONSTANT_TENSOR:
-        return emitter(constant(_as_array(exported.constants[spec.target])))
+        return emitter(constant(array_of(exported.constants[spec.target])))
     if not isinstance(spec.arg, TensorArgument):
         return getattr(spec.arg, "value", None)
     value, stored = node.meta["val"], spec.kind is not InputKind.USER_INPUT
