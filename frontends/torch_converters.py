@@ -112,7 +112,7 @@ def convert_clamp(e: FoldingEmitter, a: Arguments) -> Expr:
 
 def convert_clamp_tensor(e: FoldingEmitter, a: Arguments) -> Expr:
     x = e.cast(a.self, a.out_dtype)
-    for bound, function in ((a.min, op.maximum), (a.max, op.minimum)):
+    for bound, function in ((getattr(a, "min", None), op.maximum), (getattr(a, "max", None), op.minimum)):
         x = x if bound is None else e(function(x, e.cast(bound, a.out_dtype)))
     return x
 

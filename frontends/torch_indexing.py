@@ -13,6 +13,7 @@ from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.frontends.torch_converters import Arguments, Converter
+from gensyn_tvm.training import ops as gensyn
 
 
 def _index(e: FoldingEmitter, indices: Expr) -> Expr:
@@ -28,9 +29,14 @@ def _axis(a: Arguments) -> int:
 
 
 def convert_embedding(e: FoldingEmitter, a: Arguments) -> Expr:
+    """Rows of the weight; no gradient reaches the row ``padding_idx``."""
     if a.scale_grad_by_freq:
         raise e.refuse("scale_grad_by_freq=True", expected="False")
-    return blocks.take(e, a.weight, _index(e, a.indices), 0)
+    weight, rows = a.weight, shape_of(a.weight)[0]
+    if a.padding_idx >= 0:
+        padding = constant((np.arange(rows) == a.padding_idx).reshape(rows, 1))
+        weight = e.where(padding, e(gensyn.stop_gradient(weight)), weight)
+    return blocks.take(e, weight, _index(e, a.indices), 0)
 
 
 def convert_index_select(e: FoldingEmitter, a: Arguments) -> Expr:

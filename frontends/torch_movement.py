@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -79,18 +80,93 @@ def convert_repeat(e: Emitter, a: Arguments) -> Expr:
 
 
 def convert_pad(e: Emitter, a: Arguments) -> Expr:
-    if getattr(a, "mode", "constant") != "constant":
-        raise e.refuse(f"mode={a.mode!r}", expected="constant padding")
     rank = rank_of(a.self)
+    mode = {"constant": "", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[getattr(a, "mode", "constant")]
+    if mode:
+        y = a.self
+        for k in range(len(a.pad) // 2):
+            y = blocks.pad_by_elements(e, y, rank - 1 - k, a.pad[2 * k], a.pad[2 * k + 1], mode)
+        return y
     lows, highs = [0] * rank, [0] * rank
     for k in range(len(a.pad) // 2):
         lows[rank - 1 - k], highs[rank - 1 - k] = a.pad[2 * k], a.pad[2 * k + 1]
     return blocks.pad(e, a.self, lows, highs, a.value or 0.0)
 
 
+def convert_flip(e: Emitter, a: Arguments) -> Expr:
+    axes = tuple(sorted({d % max(rank_of(a.self), 1) for d in a.dims}))
+    return e.canonical("reverse", a.self, axes=axes) if rank_of(a.self) and axes else a.self
+
+
+def convert_roll(e: Emitter, a: Arguments) -> Expr:
+    """Without axes the elements are rolled as one line."""
+    x = a.self if a.dims else e.reshape(a.self, [math.prod(shape_of(a.self))])
+    for shift, axis in zip(a.shifts, a.dims or [0], strict=True):
+        axis = axis % max(rank_of(x), 1)
+        extent = shape_of(x)[axis]
+        cut = -shift % extent if extent else 0
+        if cut:
+            x = e.concat([e.slice(x, axis, cut, extent), e.slice(x, axis, 0, cut)], axis)
+    return e.reshape(x, a.out_shape)
+
+
+def _with_part(e: Emitter, x: Expr, part: Expr, axis: int, places: range) -> Expr:
+    """x with ``part`` at places of an axis."""
+    if not places:
+        return x
+    extent = shape_of(x)[axis]
+    if places.step == 1:
+        pieces = [e.slice(x, axis, 0, places.start), part, e.slice(x, axis, places.stop, extent)]
+        return e.concat([p for p in pieces if shape_of(p)[axis]], axis)
+    chosen = np.arange(extent, dtype=np.int64)
+    chosen[places.start : places.stop : places.step] = extent + np.arange(len(places))
+    return blocks.take(e, e.concat([x, part], axis), constant(chosen), axis)
+
+
+def convert_slice_scatter(e: Emitter, a: Arguments) -> Expr:
+    axis = a.dim % rank_of(a.self)
+    start, stop, step = slice(a.start, a.end, a.step).indices(shape_of(a.self)[axis])
+    return _with_part(e, a.self, e.cast(a.src, a.out_dtype), axis, range(start, max(start, stop), step))
+
+
+def convert_select_scatter(e: Emitter, a: Arguments) -> Expr:
+    axis = a.dim % rank_of(a.self)
+    shape = shape_of(a.self)
+    index = a.index % shape[axis]
+    part = e.reshape(e.cast(a.src, a.out_dtype), [1 if k == axis else n for k, n in enumerate(shape)])
+    return _with_part(e, a.self, part, axis, range(index, index + 1))
+
+
+def convert_copy(e: Emitter, a: Arguments) -> Expr:
+    return e.broadcast(e.cast(a.src, a.out_dtype), a.out_shape)
+
+
+def convert_diagonal(e: Emitter, a: Arguments) -> Expr:
+    """The diagonal as the last axis."""
+    shape, rank = shape_of(a.self), rank_of(a.self)
+    one, two = a.dim1 % rank, a.dim2 % rank
+    rest = [k for k in range(rank) if k not in (one, two)]
+    outer = [shape[k] for k in rest]
+    flat = e.reshape(e.transpose(a.self, [*rest, one, two]), [*outer, shape[one] * shape[two]])
+    first = a.offset if a.offset >= 0 else -a.offset * shape[two]
+    count = a.out_shape[-1]
+    places = first + (shape[two] + 1) * np.arange(count, dtype=np.int64)
+    return blocks.take(e, flat, constant(places), len(rest)) if count else e.full(a.out_shape, 0, a.out_dtype)
+
+
+def convert_windows(e: Emitter, a: Arguments) -> Expr:
+    """``Tensor.unfold``: windows along an axis, their elements as the last axis."""
+    axis = a.dimension % max(rank_of(a.self), 1)
+    count = a.out_shape[axis]
+    places = a.step * np.arange(count, dtype=np.int64)[:, None] + np.arange(a.size, dtype=np.int64)
+    y = blocks.take(e, a.self, constant(places), axis)
+    order = [k for k in range(rank_of(y)) if k != axis + 1]
+    return e.transpose(y, [*order, axis + 1])
+
+
 def convert_fill(value: float | None) -> Converter:
     def convert(e: Emitter, a: Arguments) -> Expr:
-        filling = value if value is not None else getattr(a, "fill_value", getattr(a, "s", 0))
+        filling = value if value is not None else getattr(a, "fill_value", getattr(a, "value", getattr(a, "s", 0)))
         if not isinstance(filling, bool | int | float):
             raise e.refuse("a value computed at run time", expected="a number")
         return e.full(a.out_shape, filling, a.out_dtype)
