@@ -11,7 +11,7 @@ from gensyn_tvm.canonical.convert_context import Context, Converter, Value
 
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
-_MAX_POWER = 64
+MAX_POWER = 64
 
 
 def _same(op: str) -> Converter:
@@ -111,8 +111,8 @@ def _power(ctx: Context, call: Any, args: Sequence[Value]) -> Value:
     if abs(value) == 0.5:
         root = ctx.emit("sqrt", x)
         return root if value > 0 else ctx.div(ctx.number(1, x), root)
-    if value != int(value) or abs(value) > _MAX_POWER:
-        expected = f"an integer from -{_MAX_POWER} to {_MAX_POWER}, 0.5 or -0.5"
+    if value != int(value) or abs(value) > MAX_POWER:
+        expected = f"an integer from -{MAX_POWER} to {MAX_POWER}, 0.5 or -0.5"
         raise ctx.refuse(f"exponent {value}", expected=expected, remedy=remedy)
     result = _integer_power(ctx, x, abs(int(value)))
     return result if value >= 0 else ctx.div(ctx.number(1, x), result)

@@ -72,6 +72,49 @@ CASES: dict[str, Case] = {
         lambda x, g, b: F.layer_norm(x, (3, 5), g, b, 1e-3),
         (A, normal(3, 5), normal(3, 5)),
     ),
+    "layer_norm first axis": (
+        lambda x, g, b: op.nn.layer_norm(x, g, b, axes=[0], epsilon=1e-3),
+        lambda x, g, b: F.layer_norm(x.T, (3,), g, b, 1e-3).T,
+        (A, normal(3), normal(3)),
+    ),
+    "layer_norm without scale and shift": (
+        lambda x: op.nn.layer_norm(x, c(np.ones(5)), c(np.zeros(5)), axes=[-1], center=False, scale=False),
+        lambda x: F.layer_norm(x, (5,)),
+        (A,),
+    ),
+    "group_norm": (
+        lambda x, g, b: op.nn.group_norm(x, g, b, num_groups=2, channel_axis=1, axes=[2, 3], epsilon=1e-3),
+        lambda x, g, b: F.group_norm(x, 2, g, b, 1e-3),
+        (X, normal(4), normal(4)),
+    ),
+    "group_norm channels last": (
+        lambda x, g, b: op.nn.group_norm(x, g, b, num_groups=3, channel_axis=-1, axes=[1], epsilon=1e-3),
+        lambda x, g, b: F.group_norm(x.permute(0, 2, 1), 3, g, b, 1e-3).permute(0, 2, 1),
+        (normal(2, 5, 6), normal(6), normal(6)),
+    ),
+    "group_norm shared over the batch": (
+        lambda x, g, b: op.nn.group_norm(x, g, b, num_groups=2, channel_axis=1, axes=[0, 2], epsilon=1e-3),
+        lambda x, g, b: F.group_norm(x.permute(1, 0, 2).reshape(1, 4, -1), 2, g, b, 1e-3).reshape(4, 3, 5).permute(1, 0, 2),
+        (normal(3, 4, 5), normal(4), normal(4)),
+    ),
+    "instance_norm": (
+        lambda x, g, b: op.nn.instance_norm(x, g, b, channel_axis=1, axes=[2, 3], epsilon=1e-3),
+        lambda x, g, b: F.instance_norm(x, weight=g, bias=b, eps=1e-3),
+        (X, normal(4), normal(4)),
+    ),
+    "rms_norm": (
+        lambda x, g: op.nn.rms_norm(x, g, axes=[-1], epsilon=1e-3),
+        lambda x, g: F.rms_norm(x, (5,), g, 1e-3),
+        (A, normal(5)),
+    ),
+    "rms_norm whole": (
+        lambda x, g: op.nn.rms_norm(x, g, axes=[1, 2], epsilon=1e-3),
+        lambda x, g: F.rms_norm(x, (4, 3), g, 1e-3),
+        (normal(2, 4, 3), normal(4, 3)),
+    ),
+    "variance of all": (lambda x: op.variance(x), lambda x: x.var(correction=0), (X,)),
+    "std of all": (lambda x: op.std(x), lambda x: x.std(correction=0), (A,)),
+    "prelu of channels": (lambda x, a: op.nn.prelu(x, a, 1), F.prelu, (X, normal(4))),
     "batch_normalise": (
         lambda x, g, b: ops.batch_normalise(x, g, b, epsilon=1e-3),
         lambda x, g, b: F.batch_norm(x, None, None, g, b, True, eps=1e-3),

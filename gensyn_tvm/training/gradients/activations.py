@@ -10,6 +10,7 @@ from typing import Any
 
 from tvm.ir import GenericConst
 
+from gensyn_tvm.canonical.convert_elementwise import MAX_POWER
 from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.training.emit import Emitter, Expr, op, shape_of
 from gensyn_tvm.training.gradients.basics import Gradient, like
@@ -87,14 +88,18 @@ def _square(var: Any, call: Any, g: Expr, e: Emitter) -> list[Expr | None]:
 
 
 def _power(var: Any, call: Any, g: Expr, e: Emitter) -> list[Expr | None]:
-    """Constant exponent n: g * (n * x^(n - 1)); for halves g * (n * (y / x))."""
+    """Constant exponent n: g * (n * x^(n - 1)); 0 for n = 0; for halves (g * 0.5) / y and g * (-0.5 * (y / x))."""
     x, exponent = call.args
     if not isinstance(exponent, GenericConst):
         raise UnsupportedOperatorError(
             "relax.power", where=str(var.name), found="an exponent that is computed", expected="a constant exponent"
         )
     n = float(exponent.value.numpy().reshape(-1)[0])
-    slope = op.divide(var, x) if n != int(n) else op.power(x, like(n - 1, x))
+    if n == 0:
+        return [op.multiply(g, like(0, x)), None]
+    if n == 0.5:
+        return [op.divide(op.multiply(g, like(0.5, x)), var), None]
+    slope = op.power(x, like(n - 1, x)) if n == int(n) and n > 1 - MAX_POWER else op.divide(var, x)
     return [op.multiply(g, op.multiply(like(n, x), slope)), None]
 
 

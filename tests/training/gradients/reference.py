@@ -218,7 +218,20 @@ def _scatter(op: str) -> Meaning:
 
 def _cast(v: Sequence[Array], a: Attrs) -> Array:
     """Between floats a cast is the identity but for rounding, which has no derivative."""
-    return v[0]
+    x, dtype = v[0], a["dtype"]
+    if dtype == "bool":
+        return x != 0
+    if "float" in dtype:
+        return np.asarray(x, np.float64)
+    return np.asarray(np.trunc(x) if x.dtype.kind == "f" else x).astype(dtype)
+
+
+def _order(v: Sequence[Array], a: Attrs) -> Array:
+    return np.argsort(-v[0] if a["descending"] else v[0], a["axis"], kind="stable")
+
+
+def _arg(f: Callable[..., Array]) -> Meaning:
+    return lambda v, a: f(v[0], a["axes"][0], keepdims=a["keepdims"])
 
 
 def _elementwise(f: Callable[..., Array]) -> Meaning:
@@ -243,10 +256,26 @@ _SPECIAL: dict[str, Callable[..., Array]] = {
     "mul": np.multiply,
     "div": np.divide,
 }
+#: Constant but for jumps; parts of what frontends make of larger operators.
+CONSTANT: dict[str, Meaning] = {
+    **{name: _elementwise(getattr(np, name)) for name in ("floor", "ceil", "sign", "logical_not", "logical_and", "logical_or")},
+    **{
+        name: _elementwise(getattr(np, name))
+        for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+    },
+    "round": _elementwise(np.rint),
+    "is_nan": _elementwise(np.isnan),
+    "rem": _elementwise(np.fmod),
+    "argsort": _order,
+    "argmax": _arg(np.argmax),
+    "argmin": _arg(np.argmin),
+}
+
 _NUMPY = ("abs", "sqrt", "exp", "expm1", "exp2", "log", "log1p", "log2", "log10", "tanh", "sin", "cos", "tan", "sinh", "cosh")
 
 #: By canonical operator.
 FLOAT64: dict[str, Meaning] = {
+    **CONSTANT,
     **{name: _elementwise(getattr(np, name)) for name in (*_NUMPY, "add", "maximum", "minimum", "where")},
     **{name: _elementwise(f) for name, f in _SPECIAL.items()},
     "cast": _cast,
@@ -277,7 +306,7 @@ FLOAT64: dict[str, Meaning] = {
     "gather_nd": lambda v, a: v[0][gather_nd_index(v[0].shape, v[1], a["batch_dims"])],
     "scatter_elements": _scatter("scatter_elements"),
     "scatter_nd": _scatter("scatter_nd"),
-    "constant": lambda v, a: constant(a),
+    "constant": lambda v, a: constant(a).astype(np.float64) if "float" in a["dtype"] else constant(a),
     "iota": lambda v, a: iota(a),
 }
 

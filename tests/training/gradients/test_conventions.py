@@ -150,3 +150,12 @@ def test_the_gradient_of_a_pad_value_takes_only_the_padding() -> None:
     assert float(dvalue) == np.float32(1e30)
     weights[3] = 4.0
     assert float(gradients(lambda t, v: canonical("pad", t, v, padding=((1, 2),)), (x, value), weights)[1]) == 5.25
+
+
+@pytest.mark.parametrize("n", [0.0, 1.0, 2.0, 3.0, 0.5, -0.5, -1.0, -64.0, 64.0])
+def test_constant_powers_at_zero(n: float) -> None:
+    x = np.array([0.0, 1.0, 1.25], np.float32)
+    weights = np.array([2.0, 3.0, -1.0], np.float32)
+    (found,) = gradients(lambda t: op.power(t, c(n)), (x,), weights)
+    (expected,) = by_torch(lambda t: t**n, (x,), weights)
+    np.testing.assert_allclose(found, expected, rtol=4e-6)
