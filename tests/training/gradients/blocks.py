@@ -104,7 +104,7 @@ def gradients(program: Program, weights: Array) -> dict[str, Array]:
 def by_torch(block: Block, weights: Array) -> list[Array]:
     """Autograd of the reference in float64; zeros where it has none."""
     assert block.reference is not None
-    tensors = [None if a is None else torch.from_numpy(np.array(a)) for a in block.inputs]
+    tensors: list[Any] = [None if a is None else torch.from_numpy(np.array(a)) for a in block.inputs]
     tensors = [t.double() if t is not None and t.is_floating_point() else t for t in tensors]
     for k in block.wanted:
         tensors[k].requires_grad_()

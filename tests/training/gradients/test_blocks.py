@@ -155,7 +155,8 @@ def _gru(x: Any, w: Any, r: Any, b: Any) -> Any:
 
 def _rnn(x: Any, w: Any, r: Any) -> Any:
     """Backwards in time."""
-    h, results = torch.zeros(BATCH, HIDDEN, dtype=x.dtype), []
+    h = torch.zeros(BATCH, HIDDEN, dtype=x.dtype)
+    results: list[Any] = []
     for t in reversed(range(STEPS)):
         h = (x[t] @ w[0].T + h @ r[0].T).tanh()
         results.insert(0, h)
