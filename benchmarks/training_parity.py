@@ -7,8 +7,8 @@ batches as PyTorch (eager, float32, all cores). A row of benchmarks/results/trai
 * ``max_loss_drift``: the largest |our loss - PyTorch's| / max(1, |PyTorch's|) of the steps, and ``losses`` of some steps;
 * ``digests``: of all state after the last step, for every target and number of threads, with and without checkpointing;
   ``microbatches``: of steps of two microbatches, run together and one by one; ``interpreted``: after the first steps only;
-* ``time_ratio``: PyTorch's median step / ours, alternating in one process, on all cores; ``memory_ratio``: PyTorch's peak / ours,
-  each the growth of a process's largest resident size from before its first step to after some steps.
+* ``time_ratio``: PyTorch's median step / ours, alternating in one process, on all cores; ``memory_ratio``: PyTorch's peak /
+  ours, each the growth of a process's largest resident size from before its first step to after some steps.
 
 One process for each model. ``--only NAME`` runs one model (repeatable), ``--steps`` fewer steps (nothing is written then). The
 exit status is 1 if a model fails: not imported, two digests where one is expected, or a drift above ``DRIFT``.
