@@ -123,7 +123,11 @@ def digests(model: TrainingModel, program: Any, steps: int) -> tuple[dict[str, s
 
 def microbatches(model: TrainingModel, program: Any, steps: int) -> dict[str, str]:
     """The digest after as many steps of ``MICROBATCHES`` batches each, in one program and one batch after another."""
-    options = {"optimizer": gensyn_tvm.AdamW(lr=LEARNING_RATE), "metrics": (), "microbatches": MICROBATCHES}
+    options: dict[str, Any] = {
+        "optimizer": gensyn_tvm.AdamW(lr=LEARNING_RATE),
+        "metrics": (),
+        "microbatches": MICROBATCHES,
+    }
     together = gensyn_tvm.compile(gensyn_tvm.training_step(program, **options))
     apart = gensyn_tvm.compile(gensyn_tvm.accumulated_step(program, **options))
     one, other = together.init(seed=0), apart.init(seed=0)
