@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench onnx-conformance light-models fuzz fuzz-onnx gradients lint typecheck wheel prove clean
+.PHONY: demo test bench onnx-conformance light-models fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -39,6 +39,10 @@ typecheck: $(STAMP)
 
 wheel: $(STAMP)
 	"$(BIN)/python" -m build --no-isolation
+
+# Eleven models trained beside PyTorch: forty minutes. Writes benchmarks/results/training_parity.json.
+training-parity: $(STAMP)
+	"$(BIN)/python" -m benchmarks.training_parity
 
 # All 2^32 inputs of every elementary function: hours, so no part of test.
 prove: $(STAMP)

@@ -1,4 +1,4 @@
-"""Training of eleven models beside PyTorch: the same loss, the same bits everywhere: ``python benchmarks/training_parity.py``.
+"""Training of eleven models beside PyTorch: the same loss, the same bits everywhere: ``python -m benchmarks.training_parity``.
 
 Each model of ``training_models.py`` is imported from PyTorch with random weights and trained for 100 steps of AdamW on the same
 batches as PyTorch (eager, float32, all cores). A row of benchmarks/results/training_parity.json holds
@@ -31,14 +31,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from training_models import MODELS, TrainingModel
 
 import gensyn_tvm
+from benchmarks.training_models import MODELS, TrainingModel
 from gensyn_tvm import interpreter
 from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.runtime.cpu import core_count, supported_levels
 
-RESULT = Path(__file__).resolve().parent / "results" / "training_parity.json"
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "training_parity.json"
 STEPS, INTERPRETED, TIMED, BLOCK, MICROBATCHES = 100, 2, 60, 10, 2
 LEARNING_RATE = 1e-3
 #: Batches are drawn once and repeated.
@@ -245,8 +246,8 @@ def problems(row: dict[str, Any]) -> list[str]:
 
 
 def _child(*arguments: str) -> str:
-    command = [sys.executable, "-W", "ignore", __file__, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.training_parity", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)}: exit status {done.returncode}")
     return done.stdout.splitlines()[-1]
