@@ -9,7 +9,6 @@ import numpy as np
 from tvm.ir import GenericConst
 
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
-from gensyn_tvm.training import ops as gensyn
 
 _CONV = {1: nn.conv1d, 2: nn.conv2d, 3: nn.conv3d}
 _CONV_TRANSPOSE = {1: nn.conv1d_transpose, 2: nn.conv2d_transpose, 3: nn.conv3d_transpose}
@@ -276,10 +275,3 @@ def conv_transpose(
     n = spatial(e, x)
     y = e(_CONV_TRANSPOSE[n](x, w, list(strides), [*padding, *padding], list(more), list(dilation), groups))
     return y if b is None else e.add(y, per_channel(e, b, n + 2))
-
-
-def feature_dropout(e: Emitter, x: Expr, p: float) -> Expr:
-    """Drops whole channels of x (N, C, …): a factor for each channel, broadcast."""
-    shape = shape_of(x)
-    ones = e(op.full([*shape[:2], *[1] * (len(shape) - 2)], number(1, dtype_of(x)), dtype_of(x)))
-    return e.mul(x, e(gensyn.dropout(ones, p=p)))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.export.graph_signature import InputKind
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe
@@ -168,7 +167,7 @@ def _unknown(node: Any) -> bool:
 
 
 def _check_operators(exported: Any) -> None:
-    """Refuse every operator that has no converter, all in one error, and gradients that a detach would stop."""
+    """Refuse every operator that has no converter, all in one error."""
     unknown: dict[str, str] = {}
     for node in exported.graph.nodes:
         if node.op == "call_function" and _unknown(node):
@@ -180,15 +179,6 @@ def _check_operators(exported: Any) -> None:
             expected="the operators in docs/operators.md",
             remedy="write the model with supported operators",
         )
-    trained = {s.arg.name for s in exported.graph_signature.input_specs if s.kind is InputKind.PARAMETER}
-    dependent = {node for node in exported.graph.nodes if node.name in trained}
-    for node in exported.graph.nodes:
-        if any(source in dependent for source in node.all_input_nodes):
-            dependent.add(node)
-            if getattr(node.target, "__name__", "") == "detach.default":
-                raise UnsupportedOperatorError(
-                    "detach", where=place_of(node), found="a detach of a value that depends on parameters", remedy="remove it"
-                )
 
 
 def place_of(node: Any) -> str:

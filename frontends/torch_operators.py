@@ -21,6 +21,7 @@ from gensyn_tvm.frontends.torch_numbers import NUMBERS
 from gensyn_tvm.frontends.torch_recurrent import RECURRENT
 from gensyn_tvm.frontends.torch_reductions import REDUCTIONS
 from gensyn_tvm.frontends.torch_resampling import RESAMPLING
+from gensyn_tvm.training import ops as gensyn
 
 CONVERTERS: dict[str, Converter] = {
     "getitem": m.convert_getitem,
@@ -162,7 +163,8 @@ CONVERTERS: dict[str, Converter] = {
     "unfold.default": m.convert_windows,
     "tril.default": m.convert_triangle(np.tril),
     "triu.default": m.convert_triangle(np.triu),
-    **{f"{name}.default": m.convert_same for name in ("alias", "clone", "contiguous", "lift_fresh_copy", "detach")},
+    **{f"{name}.default": m.convert_same for name in ("alias", "clone", "contiguous", "lift_fresh_copy")},
+    "detach.default": lambda e, a: e(gensyn.stop_gradient(a.self)),
     "_to_copy.default": c.convert_cast,
     "to.dtype": c.convert_cast,
     "type_as.default": c.convert_cast,

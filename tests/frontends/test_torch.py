@@ -15,6 +15,8 @@ import tvm
 from torch import nn
 
 import gensyn_tvm
+from gensyn_tvm import interpreter
+from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError
 from gensyn_tvm.frontends.torch import from_torch
 from gensyn_tvm.training.ops import attrs_of
@@ -172,6 +174,27 @@ def test_dropout_modes(inspect: Any) -> None:
     assert "gensyn.dropout" not in inspect.operators(from_torch(model.eval(), (torch.randn(2, 3, 4, 4),)))
 
 
+def test_no_gradient_passes_a_detach() -> None:
+    """The gradient of sum(detach(w x) * (w x)) for w is that of one factor."""
+
+    class Stopped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([2.0, -3.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.w * x
+            return (y.detach() * y).sum()
+
+    program = from_torch(Stopped(), (torch.ones(2),))
+    optimizer = gensyn_tvm.SGD(lr=1.0)
+    step = gensyn_tvm.training_step(program, loss=lambda y, t: y, target=TensorType((), "float32"), optimizer=optimizer)
+    clock = {"step": np.int64(0), "seed": np.int64(0), "learning_rate": np.float32(1)}
+    given = {"x": np.array([1, 2], np.float32), "target": np.float32(0), **step.parameters, **clock}
+    _, w = interpreter.run(step.graph, given)
+    assert w.tolist() == [2.0 - 2.0, -3.0 - -6.0 * 2]
+
+
 class Mixed(nn.Module):
     def forward(self, x: torch.Tensor, n: torch.Tensor) -> dict[str, Any]:
         parts = torch.split(x, [1, 2, 1], dim=1)
@@ -289,7 +312,6 @@ REFUSED = {
         r"(?s)aten\.\w*fft.*eigh.*docs/operators",
     ),
     "place": (nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.AlphaDropout(0.3))), X, r"1\.0:"),
-    "detach": (Lambda(lambda x: x.detach() + x), X, r"(?s)'detach'.*depends on parameters"),
     "no_grad": (Lambda(_no_grad), X, r"(?s)'torch.no_grad'.*requires_grad=False"),
     "momentum": (nn.Sequential(nn.BatchNorm1d(4, momentum=None)), X, r"(?s)BatchNorm1d.*module 0.*momentum=None"),
     "statistics": (nn.BatchNorm1d(4, track_running_stats=False), X, r"(?s)\(top\).*track_running_stats=False"),
