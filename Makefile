@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench onnx-conformance light-models fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench onnx-conformance train-text light-models fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -25,6 +25,10 @@ bench: demo
 # Runs onnx's own node tests and writes benchmarks/results/onnx_conformance.json.
 onnx-conformance: $(STAMP)
 	"$(BIN)/python" benchmarks/onnx_conformance.py
+
+# A small GPT on the standard library's text, killed and continued; writes benchmarks/results/train_text.json.
+train-text: $(STAMP)
+	"$(BIN)/python" benchmarks/train_text.py
 
 # Nine networks of the onnx package, compiled and interpreted: about ten minutes, most of them the interpreter's.
 light-models: $(STAMP)
