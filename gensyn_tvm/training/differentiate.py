@@ -34,6 +34,7 @@ def differentiate(module: Any, parameters: slice) -> Any:
     if not list(main.params)[parameters]:
         raise InvalidProgramError("the model has no trainable parameters; there is nothing to train")
     expanded = _expanded(main, parameters)
+    _check_bits(expanded, parameters)
     variables = [relax.Var(p.name, p.ty) for p in expanded.params]
 
     def body(e: Emitter) -> Sequence[Any]:
@@ -151,6 +152,24 @@ def _expanded(function: Any, parameters: slice) -> Any:
     result = build_function(variables, lambda e: inline(e, function, variables, rewrite))["main"]
     raise_all(errors)
     return result
+
+
+def _check_bits(function: Any, parameters: slice) -> None:
+    """Refuse to go on where a float that depends on a parameter is taken apart into its bits: the path would end silently."""
+    needed, depending = _needed(function), _depending(function, list(function.params)[parameters])
+    for binding in _bindings(function):
+        if (
+            _operator(binding.value) == PREFIX + "bitcast"
+            and binding.var in needed
+            and any(v in depending for v in variables_of(binding.value))
+        ):
+            raise UnsupportedOperatorError(
+                "bitcast",
+                where=str(binding.var.name),
+                found="the bits of a value that is trained, for instance an elementary function of float64",
+                expected="operators with a gradient",
+                remedy="compute this part in float32, or stop the gradient before it",
+            )
 
 
 # ---- the pass -------------------------------------------------------------------------------------------------------

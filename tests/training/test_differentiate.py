@@ -13,6 +13,7 @@ from tvm.relax import op
 from gensyn_tvm import interpreter
 from gensyn_tvm.canonical import rules
 from gensyn_tvm.canonical.from_relax import CONVERTERS, freeze
+from gensyn_tvm.canonical.relax_ops import canonical
 from gensyn_tvm.errors import InvalidProgramError, UnsupportedOperatorError
 from gensyn_tvm.training import ops
 from gensyn_tvm.training.differentiate import check_differentiable, differentiate
@@ -129,3 +130,19 @@ def test_one_matrix_beside_many_is_one_reduction() -> None:
     flat = build_function(outer, lambda e: inline(e, adjoint, outer)[1])
     graph = freeze(flat, name="g", inputs=[("x", "input"), ("w", "input")], outputs=[("dw", False)])
     assert [n.types[0].shape for n in graph.nodes if n.op == "matmul"] == [(3, 2)]
+
+
+def test_float64_functions_have_gradients_or_are_refused() -> None:
+    x = _tensor("x", (3,), "float64")
+    values = np.array([0.5, 1.0, 3.0])
+    (dlog,) = _gradients(build_function([x], lambda e: [e(op.sum(e(op.log(x))))]), {"x": values})
+    np.testing.assert_allclose(dlog, 1 / values, rtol=1e-15)
+    (dexp,) = _gradients(build_function([x], lambda e: [e(op.sum(e(op.exp(x))))]), {"x": values})
+    np.testing.assert_allclose(dexp, np.exp(values), rtol=1e-15)
+
+    def bits(e: Emitter) -> Sequence[Any]:
+        e.place = "layer:bits"
+        return [e(op.sum(e.cast(e(canonical("bitcast", x, dtype="int64")), "float64")))]
+
+    with pytest.raises(UnsupportedOperatorError, match=r"(?s)bitcast.*layer:bits.*stop the gradient"):
+        differentiate(build_function([x], bits), slice(None))

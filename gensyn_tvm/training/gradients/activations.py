@@ -115,7 +115,19 @@ def _log_softmax(var: Any, call: Any, g: Expr, e: Emitter) -> list[Expr | None]:
     return [op.subtract(g, op.multiply(op.sum(g, call.attrs.axis, True), op.exp(var)))]
 
 
+def _exp(var: Any, call: Any, g: Expr, e: Emitter) -> list[Expr | None]:
+    """g * y, whichever way exp is computed: in float64 it is a composition that takes numbers apart into their bits."""
+    return [op.multiply(g, var)]
+
+
+def _log(var: Any, call: Any, g: Expr, e: Emitter) -> list[Expr | None]:
+    """g / x"""
+    return [op.divide(g, call.args[0])]
+
+
 ACTIVATIONS: dict[str, Gradient] = {
+    "relax.exp": _exp,
+    "relax.log": _log,
     "relax.nn.relu": _relu,
     "relax.clip": _clip,
     "relax.nn.leakyrelu": _leakyrelu,
