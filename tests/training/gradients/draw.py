@@ -20,7 +20,7 @@ from gensyn_tvm.canonical.rule_basics import Refused
 from gensyn_tvm.canonical.types import FLOATS, TensorType
 from gensyn_tvm.errors import InvalidProgramError
 
-from ...fuzz.draft import DRAWN, Draft, Sample, Shape, Unsuitable
+from ...fuzz.draft import DRAWN, Draft, Sample, Shape, T, Unsuitable
 from ...fuzz.samplers import SAMPLERS
 
 #: Extents of axes and most elements, for finite differences and for comparing bits.
@@ -52,6 +52,10 @@ class SmallDraft(Draft):
     def __init__(self, choices: Any, size: tuple[tuple[int, ...], int] = SMALL) -> None:
         super().__init__(choices)
         self._extents, self._most = size
+
+    def choice(self, items: Sequence[T]) -> T:
+        """Every different thing as often as any other."""
+        return super().choice(list(dict.fromkeys(items)))
 
     def shape(self, low: int = 0, high: int = 4) -> Shape:
         rank = self.number(low, high)
@@ -96,9 +100,8 @@ def _matmul(d: Draft, op: str) -> Sample:
     """Leading axes on either side, on both, and broadcast."""
     dtype = d.choice(("float32", "float64"))
     m, k, n = d.numbers(1, 5, 3)
-    lead = d.numbers(1, 3, d.number(0, 2))
-    left = tuple(1 if d.chance(0.3) else e for e in lead)[d.number(0, len(lead)) :]
-    right = tuple(1 if d.chance(0.3) else e for e in lead)[d.number(0, len(lead)) :]
+    lead = d.numbers(1, 3, 2)
+    left, right = (tuple(1 if d.chance(0.3) else e for e in lead[d.choice((2, 1, 0)) :]) for _ in range(2))
     return (d.shaped((*left, m, k), dtype), d.shaped((*right, k, n), dtype)), {}
 
 
@@ -178,8 +181,9 @@ def values(g: Graph, op: str, rng: np.random.Generator) -> tuple[np.ndarray, ...
     """For the inputs: floats that all differ, by about their range divided by their number; small integers; booleans."""
     low, high = DOMAINS.get(op, (-2.0, 2.0))
     counts = [i.type.size for i in g.inputs]
-    grid = np.linspace(low, high, sum(counts) + 2)
-    grid = rng.permutation(np.where(abs(grid) < 0.05, high * 0.97, grid))
+    gap = 0.05 if low < 0 else 0.0
+    grid = np.linspace(low + gap, high - gap, sum(counts) + 2)
+    grid = rng.permutation(grid + np.where(grid < 0, -gap, gap))
     result = []
     for i, first in zip(g.inputs, np.cumsum([0, *counts]), strict=False):
         if i.type.dtype in FLOATS:
