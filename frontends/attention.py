@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, shape_of
+from gensyn_tvm.frontends.emit import MAX_CONSTANT, Emitter, Expr, constant, dtype_of, nn, number, op, shape_of
 
 Step = Callable[[Expr], Expr]
 
@@ -103,7 +103,9 @@ class Mask:
 
         The offset is a number, or a vector (batch,) computed at run time.
         """
-        rows: Expr = np.arange(self.queries, dtype=np.int64)
+        if self.queries > MAX_CONSTANT:
+            raise e.refuse(f"{self.queries:,} queries", expected=f"at most {MAX_CONSTANT:,}")
+        rows = np.arange(self.queries, dtype=np.int64)
         if isinstance(offset, int):
             positions = rows + offset
             first = np.zeros_like(rows) if left is None else np.maximum(positions - left, 0)

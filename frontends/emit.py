@@ -22,6 +22,11 @@ from gensyn_tvm.training.emit import Expr, constant, dtype_of, number, op, shape
 
 nn = relax.op.nn
 
+#: Most elements of a constant that an importer makes of extents.
+MAX_CONSTANT = 2**24
+#: Most steps of a loop, or parts of a tensor, that an importer writes one after another.
+MAX_STEPS = 10_000
+
 
 def rank_of(expr: Expr) -> int:
     """Number of axes of a tensor expression."""
@@ -137,10 +142,32 @@ class Emitter(emit.Emitter):
 
     def arange(self, start: int, count: int, step: int, dtype: str) -> Expr:
         """start, start + step, …: ``count`` integers as ``dtype``."""
+        if count > MAX_CONSTANT:
+            raise self.refuse(f"a range of {count:,} elements", expected=f"at most {MAX_CONSTANT:,}")
         values = start + step * np.arange(count, dtype=np.int64)
         if dtype in FLOATS and (abs(start) + abs(step) * count) > 2**24:
             raise self.refuse(f"a range from {start} with {count} steps of {step}", expected="integers below 2^24")
         return constant(values.astype(dtype))
+
+    def check_steps(self, count: int) -> int:
+        """``count`` as it is.
+
+        Raises:
+            UnsupportedOperatorError: it is more than is written out.
+        """
+        if count > MAX_STEPS:
+            raise self.refuse(f"{count:,} steps", expected=f"at most {MAX_STEPS:,}", remedy="use shorter sequences")
+        return count
+
+    def positions(self, extent: int, axis: int, rank: int) -> Expr:
+        """0, 1, … (int64) along an axis, the other axes of extent 1.
+
+        Raises:
+            UnsupportedOperatorError: more elements than a constant may have: extents come from files, memory does not.
+        """
+        if extent > MAX_CONSTANT:
+            raise self.refuse(f"an axis of {extent:,} elements", expected=f"at most {MAX_CONSTANT:,}")
+        return constant(np.arange(extent, dtype=np.int64).reshape([extent if k == axis else 1 for k in range(rank)]))
 
     def is_integer(self, x: Expr) -> bool:
         """Whether the elements are integers (bool is not)."""

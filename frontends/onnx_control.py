@@ -148,7 +148,7 @@ def _scan_batch(e: OnnxEmitter, x: Inputs, a: Attributes, count: int) -> list[An
         raise e.refuse("sequence_lens", expected="sequences of full length", remedy="export with opset 9 or newer")
     given = list(x[1:])
     results = []
-    for sample in range(shape_of(given[0])[0]):
+    for sample in range(e.check_steps(shape_of(given[0])[0])):
         values = [e.reshape(e.slice(v, 0, sample, sample + 1), shape_of(v)[1:]) for v in given]
         first = len(values) - count
         results.append(_scan(e, values[:first], values[first:], a, [0] * count, a.get("directions", [0] * count)))
@@ -164,7 +164,7 @@ def _scan(
     lengths = {shape_of(v)[axis] for v, axis in zip(scanned, axes, strict=True)}
     if len(lengths) != 1:
         raise e.refuse(f"scan inputs of {sorted(lengths)} elements", expected="one length")
-    length = lengths.pop()
+    length = e.check_steps(lengths.pop())
     collected: list[list[Any]] = [[] for _ in range(len(body.output) - len(state))]
     for k in range(length):
         parts = []

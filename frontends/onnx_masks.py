@@ -9,11 +9,6 @@ from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, 
 from gensyn_tvm.frontends.onnx_movement import filled
 
 
-def _along(axis: int, rank: int, extent: int) -> Expr:
-    """0, 1, … along an axis, the others of extent 1."""
-    return constant(np.arange(extent, dtype=np.int64).reshape([extent if k == axis else 1 for k in range(rank)]))
-
-
 def _beside(e: Emitter, vector: Expr, axis: int, rank: int) -> Expr:
     """A vector as int64 along an axis, the others of extent 1."""
     return e.reshape(e.cast(vector, "int64"), [shape_of(vector)[0] if k == axis else 1 for k in range(rank)])
@@ -24,10 +19,10 @@ def convert_trilu(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     rank = rank_of(x[0])
     if rank < 2:
         raise e.refuse(f"an input of shape {tuple(shape_of(x[0]))}", expected="a matrix, or a batch of matrices")
-    distance = np.subtract.outer(-np.arange(shape_of(x[0])[-2]), -np.arange(shape_of(x[0])[-1]))
+    row, column = (e.positions(n, k, 2) for k, n in enumerate(shape_of(x[0])[-2:]))
     k = number(0, "int64") if optional(x, 1) is None else e.reshape(x[1], [])
     compare = op.greater_equal if a.get("upper", 1) else op.less_equal
-    kept = e(compare(constant(distance.astype(np.int64)), k))
+    kept = e(compare(e.sub(column, row), k))
     return e.canonical("where", kept, x[0], filled(e, [], 0, dtype_of(x[0])))
 
 
@@ -38,7 +33,7 @@ def convert_one_hot(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     axis = convert_axis(a.get("axis", -1), len(shape) + 1)
     index = e.reshape(e.cast(x[0], "int64"), [*shape[:axis], 1, *shape[axis:]])
     index = e.where(e(op.less(index, number(0, "int64"))), e.add(index, depth), index)
-    hit = e(op.equal(index, _along(axis, len(shape) + 1, depth)))
+    hit = e(op.equal(index, e.positions(depth, axis, len(shape) + 1)))
     off, on = (e.reshape(e.slice(x[2], 0, k, k + 1), []) for k in (0, 1))
     return e.canonical("where", hit, on, off)
 
@@ -47,7 +42,7 @@ def convert_reverse_sequence(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     """Along the time axis the first ``sequence_lens`` elements back to front, the rest as they are."""
     rank, shape = rank_of(x[0]), shape_of(x[0])
     batch, time = convert_axis(a.get("batch_axis", 1), rank), convert_axis(a.get("time_axis", 0), rank)
-    lengths, place = _beside(e, x[1], batch, rank), _along(time, rank, shape[time])
+    lengths, place = _beside(e, x[1], batch, rank), e.positions(shape[time], time, rank)
     mirrored = e.sub(e.sub(lengths, 1), place)
     source = e.where(e(op.less(place, lengths)), mirrored, place)
     return e.canonical("gather_elements", x[0], e.broadcast(source, shape), axis=time)
@@ -64,7 +59,7 @@ def convert_tensor_scatter(e: Emitter, x: Inputs, a: Attributes) -> Expr:
             f"mode {mode} with {count} of {extent} elements", expected="linear or circular, at most the cache's length"
         )
     first = constant(np.zeros(1, np.int64)) if optional(x, 2) is None else x[2]
-    offset = e.sub(_along(axis, rank, extent), _beside(e, first, 0, rank))
+    offset = e.sub(e.positions(extent, axis, rank), _beside(e, first, 0, rank))
     if mode == "circular":
         offset = e.canonical("rem", offset, number(max(extent, 1), "int64"))
         offset = e.where(e(op.less(offset, number(0, "int64"))), e.add(offset, extent), offset)

@@ -11,7 +11,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.types import FLOATS, NARROW
 from gensyn_tvm.frontends import blocks
-from gensyn_tvm.frontends.emit import Emitter, Expr, constant, constant_of, dtype_of, number, rank_of, shape_of
+from gensyn_tvm.frontends.emit import Emitter, Expr, constant, constant_of, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis, integers, known, optional
 from gensyn_tvm.frontends.onnx_reader import element_type
 
@@ -127,9 +127,13 @@ def convert_expand(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 
 def convert_tile(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     y = x[0]
-    for axis, count in enumerate(int(v) for v in known(e, x[1], "repeats")):
-        y = e.concat([y] * count, axis) if count else e.slice(y, axis, 0, 0)
-    return y
+    repeats = [int(v) for v in known(e, x[1], "repeats")]
+    if min(repeats, default=0) < 0:
+        raise e.refuse(f"repeats {repeats}", expected="numbers that are not negative")
+    for axis in (k for k, count in enumerate(repeats) if not count):
+        y = e.slice(y, axis, 0, 0)
+    counts = [max(count, 1) for count in repeats]
+    return e(op.tile(y, counts)) if max(counts, default=1) > 1 else y
 
 
 def convert_space_to_depth(e: Emitter, x: Inputs, a: Attributes) -> Expr:

@@ -220,7 +220,7 @@ def _unrolled(
     e = d.e
     steps, batch, width = shape_of(projected)
     outputs: list[Expr] = []
-    for step in range(steps)[:: -1 if backwards else 1]:
+    for step in range(e.check_steps(steps))[:: -1 if backwards else 1]:
         new = cell(d, e.reshape(e.slice(projected, 0, step, step + 1), [batch, width]), state)
         output = new[0]
         if lengths is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.types import FLOATS, INTEGERS
 from gensyn_tvm.frontends import blocks
-from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, convert_axis, integers
 
 Step = Callable[[Emitter, Expr], Expr]
@@ -98,8 +98,7 @@ def convert_search(function: Callable[..., Expr], extremum: Callable[..., Expr])
         hit = e(op.equal(x[0], best))
         if dtype_of(x[0]) in FLOATS:
             hit = e(op.logical_or(hit, e(op.isnan(x[0]))))
-        beside = [n if k == axis else 1 for k, n in enumerate(shape_of(x[0]))]
-        places = constant(np.arange(beside[axis], dtype=np.int64).reshape(beside))
+        places = e.positions(shape_of(x[0])[axis], axis, rank_of(x[0]))
         return e(op.max(e.where(hit, places, -1), [axis], keepdims))
 
     return convert
@@ -125,8 +124,7 @@ def along_axis(function: Callable[[Emitter, Expr, int], Expr]) -> Converter:
 def _hardmax(e: Emitter, x: Expr, axis: int) -> Expr:
     """1 at the first of the largest elements, 0 elsewhere."""
     best = e(op.argmax(x, axis, True))
-    beside = [n if k == axis else 1 for k, n in enumerate(shape_of(x))]
-    places = constant(np.arange(beside[axis], dtype=np.int64).reshape(beside))
+    places = e.positions(shape_of(x)[axis], axis, rank_of(x))
     return e.cast(e(op.equal(best, places)), dtype_of(x))
 
 

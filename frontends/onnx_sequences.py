@@ -58,10 +58,11 @@ def convert_split(e: Emitter, x: Inputs, a: Attributes) -> list[Any]:
     axis = convert_axis(a.get("axis", 0), rank_of(x[0]))
     extent = shape_of(x[0])[axis]
     if optional(x, 1) is None:
-        sizes = [1] * extent
+        sizes = [1] * e.check_steps(extent)
     else:
         split = known(e, x[1], "split")
         step = int(split) if split.ndim == 0 else 0
+        e.check_steps(extent // step if step > 0 else 0)
         sizes = [min(step, extent - k) for k in range(0, extent, step)] if step else [int(v) for v in split.reshape(-1)]
     if sum(sizes) != extent or min(sizes, default=0) < 0:
         raise e.refuse(f"a split of {extent} elements into {sizes}", expected="sizes that add up")

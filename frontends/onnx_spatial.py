@@ -10,7 +10,7 @@ import numpy as np
 
 from gensyn_tvm.frontends import blocks, sampling
 from gensyn_tvm.frontends.einsum import einsum
-from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, op, rank_of, shape_of
+from gensyn_tvm.frontends.emit import MAX_CONSTANT, Emitter, Expr, constant, dtype_of, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs, known, optional
 from gensyn_tvm.frontends.onnx_windows import Window, in_float32
 from gensyn_tvm.frontends.resampling import rounded
@@ -132,6 +132,8 @@ def convert_deform_conv(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     n, groups, offsets = len(extents), int(a.get("group", 1)), int(a.get("offset_group", 1))
     w, out = Window.of(extents, kernel, a), shape_of(x[2])[2:]
     points, places = math.prod(kernel), math.prod(out)
+    if points * places > MAX_CONSTANT:
+        raise e.refuse(f"{points * places:,} samples for each image", expected=f"at most {MAX_CONSTANT:,}")
     shift = e.reshape(x[2], [images * offsets, points, n, places])
     taps = []
     for axis in range(n):
