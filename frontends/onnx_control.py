@@ -135,6 +135,8 @@ def stacked(e: Emitter, parts: Sequence[Expr], axis: int, info: onnx.ValueInfoPr
 def convert_scan(e: OnnxEmitter, x: Inputs, a: Attributes) -> list[Any]:
     """Unrolled along the axes that are scanned."""
     count = int(a["num_scan_inputs"])
+    if not 0 < count <= len(x):
+        raise e.refuse(f"num_scan_inputs = {count} of {len(x)} inputs", expected="at least one, at most all")
     if a.opset < 9:
         return _scan_batch(e, x, a, count)
     first = len(x) - count

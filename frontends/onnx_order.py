@@ -78,7 +78,7 @@ def _lexicographic(e: Emitter, rows: Expr) -> Expr:
     """Positions of the rows of (n, m) in lexicographic order: a stable sort by the last column, …, by the first."""
     n, m = shape_of(rows)
     order = _iota(e, n)
-    for column in reversed(range(m)):
+    for column in reversed(range(e.check_steps(m))):
         values = e.reshape(e.slice(rows, 1, column, column + 1), [n])
         order = _take(e, order, _sorted_positions(e, _take(e, values, order), 0))
     return order
