@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from gensyn_tvm import __version__
 from gensyn_tvm.canonical import rules, serialise
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
+from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import InputError, InvalidFileError, InvalidProgramError, UnsupportedOperatorError, describe
+from gensyn_tvm.runtime.arrays import StoredArraysError, pack_arrays, unpack_arrays
 
 FORMAT = "gensyn_tvm.gtvm"
 FORMAT_VERSION = 1
@@ -102,7 +102,7 @@ def write_gtvm(
     problem = _array_problem(graph, arrays)
     if problem:
         raise InputError(describe("the arrays do not belong to this program", found=problem[0], expected=problem[1]))
-    members = {PROGRAM: serialise.dumps(graph).encode("ascii"), PARAMS: _pack_arrays(arrays)}
+    members = {PROGRAM: serialise.dumps(graph).encode("ascii"), PARAMS: pack_arrays(arrays)}
     entries = []
     for target, library in sorted(libraries.items()):
         if target != library.target or not _TARGET.fullmatch(target):
@@ -179,10 +179,10 @@ def _read(archive: zipfile.ZipFile, where: str) -> Contents:
     found = serialise.digest(graph)
     if found != manifest["program_digest"]:
         _refuse(where, f"a program with digest {found}", f"digest {manifest['program_digest']}, as the manifest says")
-    arrays = _unpack_arrays(data[PARAMS], where)
-    problem = _array_problem(graph, arrays)
-    if problem:
-        _refuse(where, f"in {PARAMS}: {problem[0]}", problem[1])
+    try:
+        arrays = unpack_arrays(data[PARAMS], _state_types(graph))
+    except StoredArraysError as error:
+        _refuse(where, f"in {PARAMS}: {error.found}", error.expected, cause=error)
     libraries = {
         entry["target"]: Library(entry["target"], data[entry["path"]], tuple(entry["features"]), entry["options"])
         for entry in manifest["libraries"]
@@ -333,9 +333,13 @@ def _decoded(data: bytes, name: str, where: str) -> str:
         _refuse(where, f"{name} is not UTF-8 ({error})", "UTF-8 text", cause=error)
 
 
+def _state_types(graph: Graph) -> dict[str, TensorType]:
+    return {i.name: i.type for i in graph.inputs if i.role in STATE_ROLES}
+
+
 def _array_problem(graph: Graph, arrays: Mapping[str, Any]) -> tuple[str, str] | None:
     """(found, expected) of the first disagreement between arrays and the graph's state inputs."""
-    wanted = {i.name: i.type for i in graph.inputs if i.role in STATE_ROLES}
+    wanted = _state_types(graph)
     missing, extra = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted))
     if missing or extra:
         return f"missing arrays {missing}, unknown arrays {extra}", "one array for each parameter, buffer and optimizer input"
@@ -346,19 +350,6 @@ def _array_problem(graph: Graph, arrays: Mapping[str, Any]) -> tuple[str, str] |
         if array.shape != type_.shape or array.dtype.name != type_.dtype:
             return f"{name!r} is {array.dtype}{list(array.shape)}", str(type_)
     return None
-
-
-def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
-    # ascontiguousarray would turn a scalar into a vector.
-    little = {n: a.astype(a.dtype.newbyteorder("<"), order="C", copy=False) for n, a in sorted(arrays.items())}
-    return bytes(safetensors.numpy.save(little))
-
-
-def _unpack_arrays(data: bytes, where: str) -> dict[str, np.ndarray]:
-    try:
-        return dict(safetensors.numpy.load(data))
-    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
-        _refuse(where, f"{PARAMS} cannot be read ({error})", "a safetensors file of known dtypes", cause=error)
 
 
 def _zip(members: Mapping[str, bytes]) -> bytes:

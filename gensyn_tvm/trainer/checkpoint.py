@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-
 from gensyn_tvm import __version__
 from gensyn_tvm.canonical import rules
-from gensyn_tvm.canonical.types import DTYPES, carrier_of, from_carrier, to_carrier
-from gensyn_tvm.errors import CheckpointError, describe
+from gensyn_tvm.canonical.types import DTYPES, TensorType
+from gensyn_tvm.errors import CheckpointError, InvalidProgramError, describe
 from gensyn_tvm.evidence.digests import state_digest
+from gensyn_tvm.runtime.arrays import StoredArraysError, pack_arrays, unpack_arrays
 from gensyn_tvm.runtime.executable import State
 from gensyn_tvm.trainer.files import sync_folder, write_synced
 
@@ -97,7 +93,7 @@ def write_checkpoint(
         OSError: something cannot be written; no checkpoint that was there is harmed.
     """
     arrays = state.numpy()
-    packed = _pack(arrays)
+    packed = pack_arrays(arrays)
     facts: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -155,7 +151,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     found = hashlib.sha256(data).hexdigest()
     if found != manifest["file"]["sha256"]:
         _refuse(where, f"SHA-256 {found}", f"SHA-256 {manifest['file']['sha256']}")
-    arrays = _unpack(data, manifest["arrays"], where)
+    try:
+        arrays = unpack_arrays(data, {n: TensorType(tuple(e["shape"]), e["dtype"]) for n, e in manifest["arrays"].items()})
+    except (StoredArraysError, InvalidProgramError) as error:
+        found = getattr(error, "found", str(error))
+        _refuse(where, found, getattr(error, "expected", "the arrays that the checkpoint states"), error)
     found = state_digest(arrays)
     if found != manifest["state_digest"]:
         _refuse(where, f"a state with digest {found}", f"digest {manifest['state_digest']}")
@@ -271,34 +271,3 @@ def _read_manifest(where: Path) -> dict[str, Any]:
     if where.parent.name != f"step-{manifest['step']:012d}" and _NAME.fullmatch(where.parent.name):
         _refuse(where, f"step {manifest['step']}", f"the step of the folder {where.parent.name}")
     return manifest
-
-
-# ---- arrays ---------------------------------------------------------------------------------------------------------
-
-
-def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-    # bfloat16 is one of safetensors' own dtypes, though it cannot read it into NumPy.
-    plain = {n: a if a.dtype.name == "bfloat16" else to_carrier(a) for n, a in sorted(arrays.items())}
-    # ascontiguousarray would turn a scalar into a vector.
-    little = {n: a.astype(a.dtype.newbyteorder("<"), order="C", copy=False) for n, a in plain.items()}
-    return bytes(safetensors.numpy.save(little))
-
-
-def _unpack(data: bytes, declared: Mapping[str, Any], where: Path) -> dict[str, np.ndarray]:
-    try:
-        stored: Iterable[tuple[str, Mapping[str, Any]]] = safetensors.deserialize(data)
-        found = dict(stored)
-    except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        _refuse(where, f"no safetensors ({error})", "the checkpoint's arrays", error)
-    if set(found) != set(declared):
-        _refuse(where, f"arrays {sorted(found)}", f"arrays {sorted(declared)}")
-    arrays = {}
-    for name, entry in declared.items():
-        dtype, shape = entry["dtype"], entry["shape"]
-        carrier = np.dtype(carrier_of(dtype)).newbyteorder("<")
-        raw = bytes(found[name]["data"])
-        if list(found[name]["shape"]) != shape or len(raw) != carrier.itemsize * math.prod(shape):
-            _refuse(where, f"{name!r} is {found[name]['dtype']}{found[name]['shape']}", f"{dtype}{shape}")
-        bits = np.frombuffer(raw, carrier).reshape(shape).astype(carrier.newbyteorder("="))
-        arrays[name] = from_carrier(bits, dtype)
-    return arrays

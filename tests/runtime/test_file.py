@@ -341,13 +341,13 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "unsupported operator 'evil'",
     ),
     "program with another shape": (with_program(lambda p: p["inputs"][0].update(shape=[5, 3])), "program that is not valid"),
-    "parameters garbage": (with_member(PARAMS, b"\xff" * 64), "params.safetensors cannot be read"),
-    "parameters empty": (with_member(PARAMS, b""), "params.safetensors cannot be read"),
-    "parameters cut": (lambda g: with_member(PARAMS, members_of(g)[PARAMS][:-4])(g), "params.safetensors cannot be read"),
+    "parameters garbage": (with_member(PARAMS, b"\xff" * 64), "params.safetensors: no safetensors"),
+    "parameters empty": (with_member(PARAMS, b""), "params.safetensors: no safetensors"),
+    "parameters cut": (lambda g: with_member(PARAMS, members_of(g)[PARAMS][:-4])(g), "params.safetensors: no safetensors"),
     "array missing": (with_arrays(w=None), r"missing arrays \['w'\]"),
     "array unknown": (with_arrays(stranger=np.zeros(1, np.float32)), r"unknown arrays \['stranger'\]"),
-    "array of another shape": (with_arrays(w=np.zeros((4, 3), np.float32)), r"float32\[4, 3\]"),
-    "array of another dtype": (with_arrays(w=np.zeros((3, 4), np.int32)), r"int32\[3, 4\]"),
+    "array of another shape": (with_arrays(w=np.zeros((4, 3), np.float32)), r"F32\[4, 3\]"),
+    "array of another dtype": (with_arrays(w=np.zeros((3, 4), np.int32)), r"I32\[3, 4\]"),
     "array of a foreign dtype": (safetensors_of_bfloat16, "params.safetensors"),
 }
 

@@ -100,7 +100,7 @@ FLOATS = {"w": {"dtype": "float64", "shape": [2, 3]}}
         (lambda p: edit(p, honest=False, step=8), MANIFEST, "found: step 8"),
         (lambda p: edit(p, honest=False, state_digest="0"), ARRAYS, "a state with digest"),
         (lambda p: edit(p, honest=False, arrays={}), ARRAYS, r"arrays \['w'\]"),
-        (lambda p: edit(p, honest=False, arrays=FLOATS), ARRAYS, "'w' is F32"),
+        (lambda p: edit(p, honest=False, arrays=FLOATS), ARRAYS, "'w' stored as F32"),
         (lambda p: edit(p, honest=False, arrays={"w": {}}), MANIFEST, "array 'w'"),
         (lambda p: edit(p, honest=False, file={}), MANIFEST, "unusable keys file"),
     ],
