@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
         "make_constants_doc.py",
         "make_elementary_doc.py",
         "make_float64_doc.py",
+        "make_parity_doc.py",
     ],
 )
 def test_generated_text_is_up_to_date(script: str) -> None:
