@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gensyn_tvm.canonical.types import INTEGERS
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, number, op
+from gensyn_tvm.training.ops import stop_gradient
 
 
 def remainder(e: Emitter, x: Expr, y: Expr, *, sign_of_x: bool) -> Expr:
@@ -48,7 +49,7 @@ def _of_floats(e: Emitter, x: Expr, y: Expr, *, sign_of_x: bool) -> Expr:
 
 def _negative(e: Emitter, x: Expr) -> Expr:
     """Whether the sign bit of a float64 is set."""
-    return e(op.less(e.canonical("bitcast", x, dtype="int64"), number(0, "int64")))
+    return e(op.less(e.canonical("bitcast", e(stop_gradient(x)), dtype="int64"), number(0, "int64")))
 
 
 def floor_quotient(e: Emitter, x: Expr, y: Expr) -> Expr:

@@ -8,13 +8,14 @@ from gensyn_tvm.frontends.division import remainder
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant_of, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes, Converter, Inputs
 from gensyn_tvm.frontends.onnx_reader import element_type
+from gensyn_tvm.training.ops import stop_gradient
 
 # ---- conversions ----------------------------------------------------------------------------------------------------
 
 
 def _power_of_two(e: Emitter, x: Expr, *, saturate: bool) -> Expr:
     """A float32 with its fraction cut off, and its exponent raised by one if the fraction was not 0."""
-    bits = e.canonical("bitcast", x, dtype="uint32")
+    bits = e.canonical("bitcast", e(stop_gradient(x)), dtype="uint32")
     kept = e.canonical("bit_and", bits, number(0xFF800000, "uint32"))
     raised = e.add(kept, number(0x00800000, "uint32"))
     inexact = e(op.not_equal(e.canonical("bit_and", bits, number(0x007FFFFF, "uint32")), number(0, "uint32")))

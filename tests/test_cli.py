@@ -330,7 +330,7 @@ def test_outputs_are_checked_before_training(
 
 def test_settings_out_of_range(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     arguments = ("train", f"{folder}/model.py:small", "--data", folder / "data.npz", "-o", folder / "unused.gtvm")
-    assert "lr, eps, weight_decay must be" in call(capsys, *arguments, "--lr", "nan", code=1)
+    assert "AdamW: lr must be finite and >= 0" in call(capsys, *arguments, "--lr", "nan", code=1)
 
 
 def test_checkpoint_and_output_are_two_files(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
