@@ -89,7 +89,8 @@ def training_step(
         program: an imported model.
         loss: a loss object (``CrossEntropy(label_smoothing=0.1)``), the name of one with default settings (docs/losses.md), or
             a function of the model's outputs and the targets that returns a scalar Relax expression.
-        optimizer: ``SGD``, ``Adam`` or ``AdamW`` with its settings, or the name of one with default settings.
+        optimizer: an optimizer with its settings (``SGD``, ``AdamW``, … of docs/optimizers.md), or the name of one with default
+            settings.
         target: type of the target; may be left out where the loss knows it. For a function also a mapping from names to types,
             if it takes several targets.
         metrics: further outputs: ``accuracy``, ``top5_accuracy``, ``perplexity``, ``mean_absolute_error``, ``gradient_norm``,
