@@ -3,7 +3,7 @@
 recompute   copies of nodes that the gradients compute again instead of keeping their values
 lift        canonical graph → Relax, one operator of ours for each node
 legalise    each operator → its deterministic TIR variant
-fuse        neighbouring kernels → one kernel
+fuse        neighbouring kernels → one kernel, in an order that needs little memory
 schedule    each kernel → loops for the target
 verify      every reduction in canonical order, no arithmetic but the exact operators
 lower       Relax → calls with planned memory
@@ -23,13 +23,18 @@ from gensyn_tvm.passes.exactness import check_exactness
 from gensyn_tvm.passes.fuse import fuse
 from gensyn_tvm.passes.legalise import legalise
 from gensyn_tvm.passes.lift import lift
+from gensyn_tvm.passes.memory import plan_memory
 from gensyn_tvm.passes.order import check_order
 from gensyn_tvm.passes.recompute import recompute
+from gensyn_tvm.passes.reorder import reorder
 from gensyn_tvm.schedules.driver import schedule_kernel
 from gensyn_tvm.targets.cpu import CpuTarget
 
 #: Phases in order, as ``gensyn-tvm inspect --phase`` names them.
 PHASES = ("lift", "legalise", "fuse", "schedule", "lower")
+
+
+_PLAN_MEMORY = tvm.transform.module_pass(lambda module, _context: plan_memory(module), opt_level=0, name="PlanMemory")
 
 
 def kernels(module: Any) -> list[tuple[Any, Any]]:
@@ -74,7 +79,7 @@ def lower(module: Any) -> Any:
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
-            relax.transform.StaticPlanBlockMemory(),
+            _PLAN_MEMORY,
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),
             relax.transform.LowerRuntimeBuiltin(),
@@ -105,6 +110,7 @@ def run_phases(
         see("legalise", module)
         if style != "none":
             module = fuse(module)
+        module = reorder(module)
         see("fuse", module)
         module = verify(schedule(module, target, style))
         see("schedule", module)
