@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench onnx-conformance train-text light-models fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -33,6 +33,10 @@ train-text: $(STAMP)
 # Nine networks of the onnx package, compiled and interpreted: about ten minutes, most of them the interpreter's.
 light-models: $(STAMP)
 	"$(BIN)/python" benchmarks/light_models.py
+
+# Memory and time with and without recomputation: some minutes. Writes benchmarks/results/checkpointing.json.
+checkpointing: $(STAMP)
+	"$(BIN)/python" benchmarks/checkpointing.py
 
 lint: $(STAMP)
 	"$(BIN)/python" -m ruff check .
