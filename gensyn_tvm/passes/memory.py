@@ -19,7 +19,7 @@ from tvm import relax
 ALIGNMENT = 64
 
 _ENTRY = "main"
-_ALLOCATION, _VIEWS = "relax.builtin.alloc_tensor", ("relax.reshape",)
+_ALLOCATION = "relax.builtin.alloc_tensor"
 
 
 @dataclass
@@ -82,8 +82,8 @@ def _intervals(bindings: Sequence[Any], result: Any) -> dict[Any, Interval]:
         read = arrays(b.value)
         for v in read:
             found[v].end = k
-        if call is None or name in _VIEWS:
-            holds[b.var] = read
+        # A kernel's call has no value; any other may be a view.
+        holds[b.var] = read
     returned = arrays(result)
     return {v: i for v, i in found.items() if v not in returned}
 
