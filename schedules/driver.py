@@ -7,6 +7,7 @@ from typing import Any
 import tvm
 
 from gensyn_tvm.errors import ScheduleError, describe
+from gensyn_tvm.operators.nest import AS_WRITTEN
 from gensyn_tvm.schedules.blocks import inline_maps, is_empty, live_blocks
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
 from gensyn_tvm.schedules.cpu.sequences import has_sequence, schedule_sequences
@@ -34,7 +35,7 @@ def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> 
     """
     if style not in STYLES:
         raise ScheduleError(f"unknown schedule style {style!r}; expected one of {', '.join(STYLES)}")
-    if style == "none":
+    if style == "none" or AS_WRITTEN in dict(function.attrs):
         return function
     if has_sequence(function):  # TVM's primitives do not know statements that run in order
         return schedule_sequences(function, target) if style == "fast" else function

@@ -68,6 +68,11 @@ class TensorType:
         return math.prod(self.shape)
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element in memory."""
+        return int(np.dtype(self.carrier).itemsize)
+
+    @property
     def rank(self) -> int:
         """Number of axes."""
         return len(self.shape)

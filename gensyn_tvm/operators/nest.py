@@ -7,7 +7,7 @@ written in the canonical order and that is the order in which the unscheduled pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,9 +24,16 @@ Index = Sequence[Expr]
 
 ROLE = "gensyn.role"
 
+#: Annotations of a ``chunk`` stage: width of the panels of its right operand, and rows of its register tile.
+PANEL, TILE = "gensyn.panel", "gensyn.tile"
+
+#: Attribute of a PrimFunc whose loops run as they are written: it has no blocks, and no schedule applies.
+AS_WRITTEN = "gensyn.as_written"
+
 #: Roles of stages. ``move`` and ``map`` are one scalar expression for each output element and may be inlined; ``pack`` and
-#: ``panel`` (the right operand of a product) move bits into a better place; the others are reductions, or pieces of one.
-ROLES = ("map", "move", "pack", "panel", "chunk", "total", "lanes", "tree", "fold")
+#: ``panel`` (the right operand of a product) move bits into a better place; ``join`` adds the last, shorter chunk of a product
+#: to the others; the rest are reductions, or pieces of one.
+ROLES = ("map", "move", "pack", "panel", "chunk", "total", "join", "lanes", "tree", "fold")
 
 #: Role of the blocks that ``Kernel.sequence`` makes: statements that run in order and may store to places that data decides.
 SEQUENCE = "sequence"
@@ -64,6 +71,7 @@ class Kernel:
         reduce: Sequence[int] = (),
         init: Expr | None = None,
         at: Callable[..., Index] | None = None,
+        annotations: Mapping[str, int] | None = None,
     ) -> None:
         """Append a block that stores ``value(spatial indices, reduction indices, current)`` to ``store``.
 
@@ -75,6 +83,7 @@ class Kernel:
             reduce: extents of the reduction axes, outermost first.
             init: value of the accumulator before the first term; required with ``reduce``.
             at: position in ``store`` for spatial indices; the indices themselves by default.
+            annotations: what schedule rules should know besides.
         """
         with ExitStack() as stack:
             loops: list[Any] = []
@@ -88,7 +97,7 @@ class Kernel:
                 T.axis.spatial(i64(1), unit)
             index = [T.axis.spatial(i64(e), v) for e, v in zip(spatial, loops, strict=False)]
             terms = [T.axis.reduce(i64(e), v) for e, v in zip(reduce, loops[len(spatial) :], strict=True)]
-            T.sblock_attr({ROLE: role})
+            T.sblock_attr({ROLE: role, **(annotations or {})})
             place = list(at(*index)) if at else list(index)
             if not reduce:
                 T.buffer_store(store, value(index), place)

@@ -38,6 +38,7 @@ VARIANTS: dict[str, Variant] = {
     "conv": products.conv,
     "conv_backward_data": products.conv_backward_data,
     "conv_backward_weight": products.conv_backward_weight,
+    "pack": products.pack,
     **pooling.VARIANTS,
     "reshape": movement.reshape,
     "transpose": movement.transpose,

@@ -1,6 +1,7 @@
 """The compiler after the freeze, phase by phase. Nothing here may change a bit.
 
 recompute   copies of nodes that the gradients compute again instead of keeping their values
+layout      operands of products in the order in which they are read
 lift        canonical graph → Relax, one operator of ours for each node
 legalise    each operator → its deterministic TIR variant
 fuse        neighbouring kernels → one kernel, in an order that needs little memory
@@ -18,12 +19,15 @@ import tvm
 from tvm import relax, tirx
 
 from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.operators.nest import AS_WRITTEN
 from gensyn_tvm.passes.booleans import store_as_bytes
 from gensyn_tvm.passes.exactness import check_exactness
 from gensyn_tvm.passes.fuse import fuse
+from gensyn_tvm.passes.layout import choose_layouts
 from gensyn_tvm.passes.legalise import legalise
 from gensyn_tvm.passes.lift import lift
 from gensyn_tvm.passes.memory import plan_memory
+from gensyn_tvm.passes.moves import check_moves
 from gensyn_tvm.passes.order import check_order
 from gensyn_tvm.passes.recompute import recompute
 from gensyn_tvm.passes.reorder import reorder
@@ -58,7 +62,10 @@ def verify(module: Any) -> Any:
         ExactnessError: arithmetic outside of the exact operators.
     """
     for gv, function in kernels(module):
-        check_order(gv.name_hint, function)
+        if AS_WRITTEN in dict(function.attrs):
+            check_moves(gv.name_hint, function)
+        else:
+            check_order(gv.name_hint, function)
         check_exactness(gv.name_hint, function)
     return module
 
@@ -104,7 +111,8 @@ def run_phases(
     """
     see = observe or (lambda phase, module: None)
     with target.to_tvm():
-        module = lift(recompute(graph, recomputed))
+        graph = recompute(graph, recomputed)
+        module = lift(graph if style != "fast" else choose_layouts(graph, target))
         see("lift", module)
         module = legalise(module)
         see("legalise", module)

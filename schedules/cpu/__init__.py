@@ -20,6 +20,7 @@ RULES: dict[str, Rule] = {
     "panel": elementwise.elementwise,
     "chunk": products.chunk,
     "total": elementwise.taken_along,
+    "join": elementwise.taken_along,
     "lanes": elementwise.taken_along,
     "tree": reductions.tree,
     "fold": reductions.fold,
@@ -37,7 +38,8 @@ def schedule(sch: Any, target: CpuTarget) -> None:
         role = role_of(sch, block)
         if role not in RULES:
             raise ScheduleError(f"block {sch.get(block).name_hint!r} has role {role!r}; no CPU rule takes it")
-        RULES[role](sch, block, target)
+        if len(sch.get_loops(block)) == max(len(sch.get(block).iter_vars), 1):  # else another rule has taken it along
+            RULES[role](sch, block, target)
 
 
 __all__ = ["RULES", "schedule"]

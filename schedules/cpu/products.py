@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
+import tvm_ffi
 
-from gensyn_tvm.schedules.blocks import extents, role_of
+from gensyn_tvm.operators.nest import PANEL, TILE
+from gensyn_tvm.schedules.blocks import extents, has_guards, role_of
 from gensyn_tvm.schedules.cpu.elementwise import PARALLEL_WORK, element_bits, vector_length
 from gensyn_tvm.targets.cpu import CpuTarget
 
@@ -23,6 +26,7 @@ from gensyn_tvm.targets.cpu import CpuTarget
 #: convolution both read, so a 3x3 kernel wants more than a matrix product does.
 _OPERAND_REGISTERS = 8
 _MAX_ROWS = 14
+_REDUCTION = 2  # tirx.IterVar.CommReduce
 
 
 def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]:
@@ -40,36 +44,156 @@ def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]
     return best
 
 
+@dataclass(frozen=True)
+class _Group:
+    """The stages of one product: chunks, each with the sum of its results or None, and what adds those."""
+
+    parts: tuple[tuple[Any, Any], ...]
+    join: Any
+
+    @property
+    def result(self) -> Any:
+        """The stage that holds the product."""
+        chunk, total = self.parts[0]
+        return self.join if self.join is not None else total if total is not None else chunk
+
+
+def _group(sch: Any, block: Any) -> _Group:
+    def with_role(blocks: Any, role: str) -> list[Any]:
+        return [b for b in blocks if role_of(sch, b) == role]
+
+    total = next(iter(with_role(sch.get_consumers(block), "total")), None)
+    join = next(iter(with_role(sch.get_consumers(block if total is None else total), "join")), None)
+    if join is None:
+        return _Group(((block, total),), None)
+    parts = []
+    for producer in sch.get_producers(join):
+        chunks = with_role(sch.get_producers(producer), "chunk")
+        parts.append((chunks[0], producer) if chunks else (producer, None))
+    return _Group(tuple(parts), join)
+
+
 def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
-    """Tile a ``chunk`` stage together with the ``total`` that follows it, if any."""
-    consumers = [c for c in sch.get_consumers(block) if role_of(sch, c) == "total"]
-    if consumers:
-        (outer,) = consumers
-        sch.set_scope(block, 0, "local")
-    else:
-        outer = sch.cache_write(block, 0, "local")
-    loops = list(sch.get_loops(outer))
-    chunks = [loops.pop()] if consumers else []
-    *batch, rows, columns = loops
-    row_count, column_count = extents(sch, [rows, columns])
-    lanes = vector_length(column_count, target.lanes(element_bits(sch, block)))
-    tile_rows, tile_vectors = register_tile(row_count, column_count // lanes, target)
-    row_outer, row_inner = sch.split(rows, [None, tile_rows])
-    column_outer, column_inner = sch.split(columns, [None, tile_vectors * lanes])
-    vectors, lane = sch.split(column_inner, [None, lanes])
-    sch.reorder(*batch, column_outer, row_outer, *chunks, row_inner, vectors, lane)
-    _panel_layout(sch, block, tile_vectors * lanes)
-    tiles = sch.fuse(*batch, column_outer, row_outer)
-    sch.compute_at(block, chunks[0] if chunks else tiles, preserve_unit_loops=True)
-    work, term = _tile_loops(sch, block, lanes)
-    sch.vectorize(lane)
-    if work * extents(sch, [tiles])[0] * (extents(sch, chunks)[0] if chunks else 1) >= PARALLEL_WORK:
+    """Tile the stages of a product together with the stage that stores its result."""
+    group = _group(sch, block)
+    lanes, tile_rows, width = _tile(sch, block, target)
+    last = _follower(sch, group.result, width)
+    work = sum(math.prod(int(v.dom.extent) for v in sch.get(c).iter_vars) for c, _ in group.parts)
+    stages = [s for part in group.parts for s in part if s is not None]
+    driver = group.result
+    if last is None and len(stages) == 1:
+        driver = sch.cache_write(block, 0, "local")
+    for stage in stages:
+        if last is not None or stage is not driver:
+            sch.set_scope(stage, 0, "local")
+    if last is not None and group.join is not None:
+        sch.set_scope(group.join, 0, "local")
+    for c, _ in group.parts:
+        _panel_layout(sch, c, width)
+    tiles, inner = _tiles(sch, driver, lanes, tile_rows, width)
+    if last is not None:
+        _store_with(sch, last, tiles, lanes)
+    chains = [_place(sch, c, total, driver, tiles, lanes) for c, total in group.parts]
+    if driver is not block:
+        sch.vectorize(inner[-1])
+        if group.join is not None:  # LLVM keeps an array in registers only if every index into it is a constant
+            sch.unroll(inner[-2])
+            sch.unroll(inner[-3])
+    if work >= PARALLEL_WORK:
         sch.parallel(tiles)
     # Last: once the initial value is a block of its own, TVM no longer sees that the rest is a reduction.
-    sch.decompose_reduction(block, term)
-    if chunks:
-        sch.decompose_reduction(outer, chunks[0])
+    for stage, loop in (pair for pairs in chains for pair in pairs):
+        sch.decompose_reduction(stage, loop)
     return block
+
+
+def _tiles(sch: Any, driver: Any, lanes: int, rows: int, width: int) -> tuple[Any, list[Any]]:
+    """The loop over tiles, and the loops inside of one: rows, vectors, lanes."""
+    loops = list(sch.get_loops(driver))
+    kinds = [int(v.iter_type) for v in sch.get(driver).iter_vars]
+    terms = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _REDUCTION]
+    *batch, row, column = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != _REDUCTION]
+    row_outer, row_inner = sch.split(row, [None, rows])
+    column_outer, column_inner = sch.split(column, [None, width])
+    vectors, lane = sch.split(column_inner, [None, lanes])
+    sch.reorder(*batch, column_outer, row_outer, *terms, row_inner, vectors, lane)
+    return sch.fuse(*batch, column_outer, row_outer), [row_inner, vectors, lane]
+
+
+def _place(sch: Any, block: Any, total: Any, driver: Any, tiles: Any, lanes: int) -> list[tuple[Any, Any]]:
+    """One part of a product inside of a tile: for each chunk its chain of terms, whose result is added to the total.
+
+    Returns the reductions, each with the loop before which it gets its initial value.
+    """
+    around = tiles
+    if total is not None:
+        if total is not driver:
+            sch.compute_at(total, tiles, preserve_unit_loops=True)
+            _tile_loops(sch, total, lanes)
+        chunks = [v for v in sch.get(total).iter_vars if int(v.iter_type) == _REDUCTION]
+        inner = list(sch.get_loops(total))[1:]
+        assert len(chunks) == 1
+        around = inner[0]
+    if block is not driver:
+        sch.compute_at(block, around, preserve_unit_loops=True)
+        term = _tile_loops(sch, block, lanes)
+    else:
+        inner = list(sch.get_loops(block))[1:]
+        sch.vectorize(inner[-1])
+        sch.unroll(inner[-2])
+        sch.unroll(inner[-3])
+        term = inner[0]
+    return [(block, term), *([] if total is None else [(total, around)])]
+
+
+def _tile(sch: Any, block: Any, target: CpuTarget) -> tuple[int, int, int]:
+    """(lanes of a vector, rows of the register tile, its columns)."""
+    annotations = dict(sch.get(block).annotations)
+    rows, columns = (int(v.dom.extent) for v in [v for v in sch.get(block).iter_vars if int(v.iter_type) != _REDUCTION][-2:])
+    most = target.lanes(element_bits(sch, block))
+    if PANEL in annotations:
+        width = int(annotations[PANEL])
+        return min(most, width), int(annotations[TILE]), width
+    lanes = vector_length(columns, most)
+    tile_rows, vectors = register_tile(rows, columns // lanes, target)
+    return lanes, tile_rows, vectors * lanes
+
+
+def _follower(sch: Any, block: Any, width: int) -> Any:
+    """The elementwise stage that alone reads a product's result, element by element, if whole tiles fit its columns."""
+    consumers = list(sch.get_consumers(block))
+    if len(consumers) != 1 or role_of(sch, consumers[0]) != "map":
+        return None
+    (last,) = consumers
+    buffer = sch.get(block).writes[0].source
+    variables = [v.var for v in sch.get(last).iter_vars]
+    loads: list[Any] = []
+    tvm_ffi.structural_walk(sch.get(last).body, [(tvm.ir.TensorLoad, loads.append)])
+    for load in loads:
+        if load.source.same_as(buffer):
+            indices = list(load.indices)
+            if len(indices) != len(variables) or len(indices) < 2:
+                return None
+            exchanged = [*variables[:-2], variables[-1], variables[-2]]
+            straight = all(i.same_as(v) for i, v in zip(indices, variables, strict=True))
+            if not straight and not all(i.same_as(v) for i, v in zip(indices, exchanged, strict=True)):
+                return None
+            columns = int(sch.get(last).iter_vars[-1 if straight else -2].dom.extent)
+            if columns % width:
+                return None
+    return last
+
+
+def _store_with(sch: Any, last: Any, tiles: Any, lanes: int) -> None:
+    """Store a tile as soon as it is complete."""
+    sch.reverse_compute_at(last, tiles, preserve_unit_loops=True)
+    inner = list(sch.get_loops(last))[1:]
+    length = vector_length(extents(sch, inner[-1:])[0], lanes)
+    straight = not has_guards(sch, last)
+    if straight and length == lanes:
+        vectors, vector = sch.split(inner[-1], [None, length])
+        sch.vectorize(vector)
+        sch.unroll(vectors)
 
 
 def _panel_layout(sch: Any, block: Any, width: int) -> None:
@@ -93,16 +217,15 @@ def _reduction_axes(sch: Any, block: Any) -> list[Any]:
     return [v for v in sch.get(block).iter_vars if int(v.iter_type) == 2]
 
 
-def _tile_loops(sch: Any, block: Any, lanes: int) -> tuple[int, Any]:
-    """Order the loops inside a tile: terms, rows, vectors, lanes. Returns the number of fma and the loop over terms."""
+def _tile_loops(sch: Any, block: Any, lanes: int) -> Any:
+    """Order the loops inside a tile: terms, rows, vectors, lanes. Returns the outermost loop over terms."""
     kinds = [int(v.iter_type) for v in sch.get(block).iter_vars]
     inner = list(sch.get_loops(block))[-len(kinds) :]
     reduction = [loop for loop, kind in zip(inner, kinds, strict=True) if kind == 2]
     spatial = [loop for loop, kind in zip(inner, kinds, strict=True) if kind != 2]
-    work = math.prod(extents(sch, inner))
     vectors, lane = sch.split(spatial[-1], [None, lanes])
     sch.reorder(*reduction, spatial[-2], vectors, lane)
     sch.vectorize(lane)
     sch.unroll(vectors)
     sch.unroll(spatial[-2])
-    return work, reduction[0]
+    return reduction[0]

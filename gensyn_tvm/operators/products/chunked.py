@@ -1,0 +1,206 @@
+"""Matrix products and convolutions: chunks of the reduction index, one fma chain in each, chunk results added in order.
+
+All four are one shape of computation, a *chunked product*: for each batch index, row and column
+
+    chunk[q] = fma chain over the terms of chunk q, from -0.0        total = chunk[0] + chunk[1] + …
+
+Rows are read as scalars and columns as vectors, so the right operand is packed with its columns innermost and their number
+rounded up; the extra columns are computed and never read. ``pack`` stages move bits and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from gensyn_tvm.operators import exact, terms
+from gensyn_tvm.operators.nest import PANEL, TILE, Buffer, Kernel, guarded, i64, load
+
+Expr = Any
+Index = Sequence[Expr]
+
+#: Upper bound of the terms in a convolution's chunk, which is a whole number of channels (or rows).
+CONV_CHUNK = 768
+#: Columns are padded to a multiple of this, the widest vector of float32.
+COLUMNS = 16
+#: Heights of register tiles that keep enough fma chains in flight.
+_TILES = range(6, 15)
+
+
+def units_per_chunk(unit: int) -> int:
+    """The largest power of two p with p * unit <= 768, at least 1."""
+    p = 1
+    while 2 * p * unit <= CONV_CHUNK:
+        p *= 2
+    return p
+
+
+def padded_columns(columns: int) -> int:
+    """Columns that are computed: a multiple of 16, or a power of two below that."""
+    if columns > COLUMNS // 2:
+        return math.ceil(columns / COLUMNS) * COLUMNS
+    return 1 << max(0, columns - 1).bit_length()
+
+
+def padded_rows(rows: int) -> int:
+    """Rows that are computed: as they are if they can be cut into tiles of 6 to 14, else a multiple of 6 or 8.
+
+    The additional rows repeat the last one and are never read.
+    """
+    if rows <= _TILES[-1] or any(rows % tile == 0 for tile in _TILES):
+        return rows
+    return min(math.ceil(rows / tile) * tile for tile in (6, 8))
+
+
+@dataclass(frozen=True)
+class Product:
+    """A chunked product.
+
+    A term is (unit, *inner): chunks are made of whole units, and the inner axes of a unit are loops of their own, so that no
+    index has to be divided in the innermost loop.
+
+    Attributes:
+        batch: extents of leading axes.
+        rows, columns: extents of a matrix.
+        units: number of units along the reduction.
+        inner: extents of a unit's inner axes.
+        per_chunk: units in a chunk.
+        dtype: of operands and result.
+        left: value of (batch index, row, unit, inner index).
+        right: value of (batch index, unit, inner index, column); column < ``columns``.
+        takes_part: whether a term exists for (row, inner index); every one does by default.
+        in_place: whether packing is not worth it; ``right`` is then read where it is, without added columns.
+        panel: width of the panels that ``right`` has been packed into by a kernel of its own; 0: it has not.
+        tile: rows of the register tile, of which a multiple is computed; 0: up to the schedule.
+    """
+
+    batch: Sequence[int]
+    rows: int
+    columns: int
+    units: int
+    inner: Sequence[int]
+    per_chunk: int
+    dtype: str
+    left: Callable[[Index, Expr, Expr, Index], Expr]
+    right: Callable[[Index, Expr, Index, Expr], Expr]
+    takes_part: Callable[[Expr, Index], Expr] | None = None
+    in_place: bool = False
+    panel: int = 0
+    tile: int = 0
+
+
+def emit_product(
+    k: Kernel, product: Product, place: Callable[[Index], Index], finish: Callable[[Expr, Index], Expr] | None = None
+) -> None:
+    """Store the product to the kernel's output; ``place(output index)`` is (batch…, row, column).
+
+    ``finish(value, output index)`` replaces values; it may not compute with them.
+    """
+    p = product
+    width = _width(p)
+    if p.units * math.prod(p.inner) == 0:
+        k.stage("map", k.output, [int(e) for e in k.output.shape], lambda index: terms.zero(p.dtype))
+        return
+    packed = p.right if p.panel else _pack_right(k, p, width)
+    full, rest = divmod(p.units, p.per_chunk)
+    parts = []
+    if full:
+        parts.append(_emit_chunks(k, p, packed, width, full))
+    if rest:
+        parts.append(_emit_chunk(k, p, packed, [*p.batch, _height(p), width], rest, lambda s: i64(full * p.per_chunk)))
+
+    product_of = _join(k, p, parts)
+
+    def result(index: Index) -> Expr:
+        value = load(product_of, place(index))
+        return value if finish is None else finish(value, index)
+
+    k.stage("map", k.output, [int(e) for e in k.output.shape], result)
+
+
+def _join(k: Kernel, p: Product, parts: Sequence[Buffer]) -> Buffer:
+    """The full chunks and the last one added; with panels a single chunk is copied, out of the registers of its chain."""
+    if len(parts) == 1 and (not p.panel or p.units > p.per_chunk):
+        return parts[0]
+    shape = [int(e) for e in parts[0].shape]
+    joined = k.scratch(shape, p.dtype)
+
+    def value(index: Index) -> Expr:
+        first, *rest = (load(part, index) for part in parts)
+        return terms.add(first, rest[0]) if rest else first
+
+    k.stage("join", joined, shape, value)
+    return joined
+
+
+def _width(p: Product) -> int:
+    """Columns that are computed."""
+    if p.panel:
+        return math.ceil(p.columns / p.panel) * p.panel
+    return p.columns if p.in_place else padded_columns(p.columns)
+
+
+def _height(p: Product) -> int:
+    """Rows that are computed."""
+    return math.ceil(p.rows / p.tile) * p.tile if p.tile else padded_rows(p.rows)
+
+
+def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Index, Expr], Expr]:
+    shape = [*p.batch, p.units, *p.inner, width]
+    buffer = k.scratch(shape, p.dtype)
+    rank = len(p.batch)
+
+    def value(index: Index) -> Expr:
+        column = index[-1]
+        x = p.right(index[:rank], index[rank], index[rank + 1 : -1], column)
+        return x if width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, terms.zero(p.dtype))
+
+    k.stage("move" if p.in_place else "panel", buffer, shape, value)
+    return lambda batch, unit, inner, column: load(buffer, [*batch, unit, *inner, column])
+
+
+def _existing(p: Product, row: Expr) -> Expr:
+    """A row of the operand for a computed row: the added ones repeat the last."""
+    return row if _height(p) == p.rows else tirx.Min(row, i64(p.rows - 1))
+
+
+def _emit_chunks(k: Kernel, p: Product, packed: Any, width: int, chunks: int) -> Buffer:
+    """All full chunks and their ascending sum."""
+    rows = _height(p)
+    if chunks == 1:
+        return _emit_chunk(k, p, packed, [*p.batch, rows, width], p.per_chunk, lambda s: i64(0))
+    spatial = [*p.batch, chunks, rows, width]
+    partial = _emit_chunk(k, p, packed, spatial, p.per_chunk, lambda s: s[-3] * i64(p.per_chunk))
+    total = k.scratch([*p.batch, rows, width], p.dtype)
+    k.stage(
+        "total",
+        total,
+        [*p.batch, rows, width],
+        lambda s, r, acc: terms.add(acc, load(partial, [*s[:-2], r[0], s[-2], s[-1]])),
+        reduce=[chunks],
+        init=terms.start(p.dtype),
+    )
+    return total
+
+
+def _emit_chunk(
+    k: Kernel, p: Product, packed: Any, spatial: Sequence[int], units: int, first: Callable[[Index], Expr]
+) -> Buffer:
+    """One fma chain for each spatial index (batch…, [chunk,] row, column) over ``units`` units from ``first(index)``."""
+    buffer = k.scratch(spatial, p.dtype)
+    rank = len(p.batch)
+
+    def step(s: Index, r: Index, accumulator: Expr) -> Expr:
+        batch, row, column = s[:rank], s[-2], s[-1]
+        row = _existing(p, row)
+        unit, inner = first(s) + r[0], r[1:]
+        result = terms.multiply_add(p.left(batch, row, unit, inner), packed(batch, unit, inner, column), accumulator)
+        return result if p.takes_part is None else exact.select(p.takes_part(row, inner), result, accumulator)
+
+    annotations = {PANEL: p.panel, TILE: p.tile} if p.panel else {}
+    k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=terms.start(p.dtype), annotations=annotations)
+    return buffer

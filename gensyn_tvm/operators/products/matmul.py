@@ -1,0 +1,94 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators.elementwise import broadcast_index
+from gensyn_tvm.operators.nest import Buffer, i64, kernel, load
+from gensyn_tvm.operators.products.chunked import COLUMNS, Product, emit_product
+
+Expr = Any
+Index = Sequence[Expr]
+Attrs = Mapping[str, Any]
+#: (batch index of the result, row, column) -> element of a matrix.
+Reader = Callable[[Index, Expr, Expr], Expr]
+
+#: Terms in a chunk.
+CHUNK = 512
+#: With this many rows or fewer a matrix product reads its right operand too seldom to pack it.
+_FEW_ROWS = 4
+
+
+def logical_shape(t: TensorType, axes: Sequence[int]) -> tuple[int, ...]:
+    """Shape of an operand that is stored as ``t`` and read through a permutation of its axes; none: as it is."""
+    return tuple(t.shape[a] for a in axes) if axes else t.shape
+
+
+def _reader(buffer: Buffer, t: TensorType, axes: Sequence[int]) -> Reader:
+    order = list(axes) or list(range(t.rank))
+    leading = [t.shape[a] for a in order[:-2]]
+
+    def read(index: Index, row: Expr, column: Expr) -> Expr:
+        place: list[Expr] = [None] * t.rank
+        for axis, position in zip(order, [*broadcast_index(index, leading), row, column], strict=True):
+            place[axis] = position
+        return load(buffer, place)
+
+    return read
+
+
+def _exchanged(read: Reader) -> Reader:
+    return lambda index, row, column: read(index, column, row)
+
+
+def _panel_reader(buffer: Buffer, t: TensorType, width: int) -> Reader:
+    """(batch index, term, column) of an operand in panels (batch…, panel, term, column in panel)."""
+
+    def read(index: Index, term: Expr, column: Expr) -> Expr:
+        batch = broadcast_index(index, t.shape[:-3])
+        return load(buffer, [*batch, column // i64(width), term, column % i64(width)])
+
+    return read
+
+
+def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+    """(…, M, K) x (…, K, N) -> (…, M, N); leading axes broadcast.
+
+    Attributes of the layout pass: ``left_axes`` and ``right_axes``, permutations through which the operands are read;
+    ``transposed``: rows and columns are exchanged inside of the kernel; ``panel``: width of the panels that the operand with
+    the columns has been packed into, 0: it is read in place; ``tile``: rows of the register tile. Without them a narrow
+    result is computed transposed.
+    """
+    m, n = output.shape[-2:]
+    transposed = attrs.get("transposed", n < COLUMNS // 2 and m > n)
+    panel = attrs.get("panel", 0)
+    rows, columns = (n, m) if transposed else (m, n)
+    by_row, by_column = (1, 0) if transposed else (0, 1)
+    axes = (attrs.get("left_axes", ()), attrs.get("right_axes", ()))
+    with kernel(name, inputs, output) as k:
+        scalars = _reader(k.inputs[by_row], inputs[by_row], axes[by_row])
+        if panel:
+            vectors = _panel_reader(k.inputs[by_column], inputs[by_column], panel)
+        else:
+            stored = _reader(k.inputs[by_column], inputs[by_column], axes[by_column])
+            vectors = _exchanged(stored) if transposed else stored
+        left = _exchanged(scalars) if transposed else scalars
+        product = Product(
+            output.shape[:-2],
+            rows,
+            columns,
+            logical_shape(inputs[by_row], axes[by_row])[-2 if transposed else -1],
+            (),
+            CHUNK,
+            output.dtype,
+            lambda index, row, term, _: left(index, row, term),
+            lambda index, term, _, column: vectors(index, term, column),
+            in_place=not transposed and attrs.get("in_place", m <= _FEW_ROWS),
+            panel=panel,
+            tile=attrs.get("tile", 0),
+        )
+        emit_product(k, product, lambda i: [*i[:-2], i[-1], i[-2]] if transposed else list(i))
+    return k.result()

@@ -1,0 +1,174 @@
+"""Panels: an operand of a product in the order in which its innermost loop reads it. Bits move, nothing is computed.
+
+    packed[batch…, panel, term, column in panel] = x[batch · its strides + term · its strides + column · its stride]
+
+x is any strided view of a contiguous array, so that a transposed operand is packed without being transposed first. Columns
+beyond the last are 0. These kernels are loops as they run, with threads and vectors in place; no schedule touches them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tvm import s_tir, tirx
+from tvm.tirx.script.builder import ir as T
+
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators import terms
+from gensyn_tvm.operators.nest import AS_WRITTEN, Kernel, i64, kernel, unravel
+
+Expr = Any
+#: (extent, stride in elements) of an axis of a view.
+Axis = tuple[int, int]
+
+#: Terms that a thread packs at a time.
+_TERMS = 256
+#: Elements from which threads are worth their start.
+_PARALLEL = 30_000
+
+
+def panels(columns: int, width: int) -> int:
+    """Number of panels."""
+    return math.ceil(columns / width)
+
+
+def merged(axes: Sequence[Axis]) -> list[Axis]:
+    """The axes with neighbours joined where one stride continues the other; axes of extent 1 are left out."""
+    result: list[Axis] = []
+    for extent, stride in axes:
+        if extent == 1:
+            continue
+        if result and result[-1][1] == extent * stride:
+            result[-1] = (result[-1][0] * extent, stride)
+        else:
+            result.append((extent, stride))
+    return result
+
+
+def transposed_block(rows: Sequence[Expr]) -> list[Expr]:
+    """The columns of a square block whose rows are vectors, by exchanging halves, quarters, … (Eklundh 1972)."""
+    size = len(rows)
+    vectors, half = list(rows), size // 2
+    while half:
+        low = [lane if not lane & half else size + (lane ^ half) for lane in range(size)]
+        high = [lane | half if not lane & half else size + lane for lane in range(size)]
+        exchanged = list(vectors)
+        for r in range(size):
+            if not r & half:
+                pair = [vectors[r], vectors[r | half]]
+                exchanged[r] = T.bind(tirx.Shuffle(pair, [i64(p) for p in low]))
+                exchanged[r | half] = T.bind(tirx.Shuffle(pair, [i64(p) for p in high]))
+        vectors, half = exchanged, half // 2
+    return vectors
+
+
+def vector(start: Expr, lanes: int) -> Expr:
+    """Index of ``lanes`` neighbours."""
+    return tirx.Ramp(start, i64(1), lanes) if lanes > 1 else start
+
+
+class _Packing:
+    """One kernel: the flat array x and the panels y."""
+
+    def __init__(self, k: Kernel, attrs: Mapping[str, Any], dtype: str) -> None:
+        (self.x,), self.y, self.dtype = k.inputs, k.output, dtype
+        self.batch: list[Axis] = list(attrs["batch"])
+        self.columns, self.column_stride = attrs["columns"]
+        self.width, self.lanes = attrs["width"], attrs["lanes"]
+        self.panels = panels(self.columns, self.width)
+        runs = merged(attrs["terms"]) or [(1, 1)]
+        self.run, self.run_stride = runs[-1]
+        self.outer = runs[:-1]
+
+    def emit(self) -> None:
+        """Threads over batch, panels, outer terms and blocks of inner terms."""
+        block = min(_TERMS, self.run)
+        counts = [*(e for e, _ in self.batch), self.panels, *(e for e, _ in self.outer), math.ceil(self.run / block)]
+        total = math.prod(counts[:-1]) * self.run * self.width
+        loop = T.parallel if total >= _PARALLEL and math.prod(counts) > 1 else T.serial
+        with loop(i64(0), i64(math.prod(counts))) as task:
+            *index, part = unravel(task, counts)
+            batch, panel, outer = index[: len(self.batch)], index[len(self.batch)], index[len(self.batch) + 1 :]
+            base = self._offset(batch, self.batch) + self._offset(outer, self.outer)
+            row: Expr = i64(0)
+            for i, (extent, _) in zip(outer, self.outer, strict=True):
+                row = row * i64(extent) + i
+            place = [*batch, panel, row * i64(self.run)]
+            last = self.run - (math.ceil(self.run / block) - 1) * block
+            if last == block:
+                self._part(place, base, panel, part * i64(block), block)
+                return
+            with T.If(tirx.LT(part, i64(counts[-1] - 1))):
+                with T.Then():
+                    self._part(place, base, panel, part * i64(block), block)
+                with T.Else():
+                    self._part(place, base, panel, i64(self.run - last), last)
+
+    @staticmethod
+    def _offset(index: Sequence[Expr], axes: Sequence[Axis]) -> Expr:
+        return sum((i * i64(stride) for i, (_, stride) in zip(index, axes, strict=True)), i64(0))
+
+    def _part(self, place: list[Expr], base: Expr, panel: Expr, first: Expr, count: int) -> None:
+        """``count`` terms from ``first`` on of one panel."""
+        lanes = min(self.lanes, self.width)
+        rest = self.columns % self.width
+        blocks = self.width // lanes
+        with T.serial(i64(0), i64(blocks)) as number:
+            inner = number * i64(lanes)
+            column = panel * i64(self.width) + inner
+            if not rest:
+                self._block(place, base, column, inner, first, count, lanes)
+                return
+            with T.If(tirx.LE(column + i64(lanes), i64(self.columns))):
+                with T.Then():
+                    self._block(place, base, column, inner, first, count, lanes)
+                with T.Else():
+                    self._border(place, base, column, inner, first, count, lanes)
+
+    def _block(self, place: list[Expr], base: Expr, column: Expr, inner: Expr, first: Expr, count: int, lanes: int) -> None:
+        """``lanes`` columns that all exist."""
+        *outer, row = place
+        if self.column_stride == 1:
+            with T.serial(i64(0), i64(count)) as t:
+                source = base + (first + t) * i64(self.run_stride) + column
+                T.buffer_store(self.y, self.x[vector(source, lanes)], [*outer, row + first + t, vector(inner, lanes)])
+            return
+        whole = count // lanes if self.run_stride == 1 and lanes > 1 else 0
+        if whole:
+            with T.serial(i64(0), i64(whole)) as step:
+                start = first + step * i64(lanes)
+                rows = [
+                    T.bind(self.x[vector(base + (column + i64(c)) * i64(self.column_stride) + start, lanes)])
+                    for c in range(lanes)
+                ]
+                for t, values in enumerate(transposed_block(rows)):
+                    T.buffer_store(self.y, values, [*outer, row + start + i64(t), vector(inner, lanes)])
+        if whole * lanes < count:
+            with T.serial(i64(0), i64(count - whole * lanes)) as t, T.serial(i64(0), i64(lanes)) as c:
+                term = first + i64(whole * lanes) + t
+                source = base + term * i64(self.run_stride) + (column + c) * i64(self.column_stride)
+                T.buffer_store(self.y, self.x[source], [*outer, row + term, inner + c])
+
+    def _border(self, place: list[Expr], base: Expr, column: Expr, inner: Expr, first: Expr, count: int, lanes: int) -> None:
+        """Columns of which some do not exist."""
+        *outer, row = place
+        with T.serial(i64(0), i64(count)) as t, T.serial(i64(0), i64(lanes)) as c:
+            source = base + (first + t) * i64(self.run_stride) + (column + c) * i64(self.column_stride)
+            exists = tirx.LT(column + c, i64(self.columns))
+            value = T.if_then_else(exists, self.x[source], terms.zero(self.dtype))
+            T.buffer_store(self.y, value, [*outer, row + first + t, inner + c])
+
+
+def pack(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Mapping[str, Any]) -> Any:
+    """x (size,) -> (batch…, panels, terms, width).
+
+    Attributes: ``batch`` and ``terms``, a tuple of (extent, stride) each; ``columns``, one (extent, stride); ``width`` of a
+    panel; ``lanes`` of a vector.
+    """
+    with kernel(name, inputs, output) as k:
+        _Packing(k, attrs, inputs[0].carrier).emit()
+    function = k.result()
+    root = s_tir.SBlock([], [], [], "root", function.body)  # TVM's passes want one
+    return function.with_body(s_tir.SBlockRealize([], True, root)).with_attr(AS_WRITTEN, True)

@@ -1,0 +1,61 @@
+"""Register tiles of chunked products: rows read as scalars, columns read as vectors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gensyn_tvm.targets.cpu import CpuTarget
+
+_MAX_ROWS = 14
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A register tile.
+
+    Attributes:
+        rows, columns: extents.
+        slowness: time for each fma compared with the best tile, at least 1.
+    """
+
+    rows: int
+    columns: int
+    slowness: float
+
+    def padded(self, rows: int, columns: int) -> int:
+        """Elements computed for a matrix of rows x columns, cut into whole tiles."""
+        return math.ceil(rows / self.rows) * self.rows * math.ceil(columns / self.columns) * self.columns
+
+
+def _slowness(rows: int, vectors: int) -> float:
+    """Too few chains do not hide the latency of fma (4 cycles); more than two loads for each fma starve it."""
+    chains = rows * vectors
+    return max(1.0, 8 / chains, (rows + 1.5 * vectors) / (1.6 * chains)) + 0.4 / chains
+
+
+@lru_cache(maxsize=4096)
+def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget) -> Tile:
+    """The tile that computes a matrix in the least time by a rough model; narrow matrices get a narrow vector."""
+    width = lanes
+    while width > 1 and width // 2 >= columns:
+        width //= 2
+    best: Tile | None = None
+    for vectors in range(1, 9 if rows == 1 else 5):
+        if vectors > 1 and (vectors - 1) * width >= columns:
+            break
+        for r in range(1, min(rows, _MAX_ROWS) + 1):
+            if r * vectors + min(vectors, 4) > target.registers - 2:
+                break
+            tile = Tile(r, vectors * width, _slowness(r, vectors) * lanes / width)
+            if best is None or _cost(tile, rows, columns) < _cost(best, rows, columns):
+                best = tile
+    assert best is not None
+    return best
+
+
+def _cost(tile: Tile, rows: int, columns: int) -> float:
+    # Of equal ones the one that divides the columns, so that the result is stored from the tile, and then the widest.
+    ragged = 1.02 if columns % tile.columns else 1.0
+    return tile.slowness * tile.padded(rows, columns) * ragged - 1e-9 * tile.columns

@@ -1,0 +1,87 @@
+"""Layouts of products: the same bits however operands are stored, packed or exchanged."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from gensyn_tvm.canonical.graph import Graph, GraphBuilder
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.passes.layout import choose_layouts
+from gensyn_tvm.targets.cpu import TARGETS
+
+from ..operators.support import CONFIGURATIONS, NATIVE, assert_all_same, outputs
+
+#: (rows, columns, terms, leading axes): whole tiles, ragged ones, single rows and columns, several chunks.
+SHAPES = [
+    (128, 96, 768, ()),
+    (37, 50, 700, ()),
+    (1, 33, 70, ()),
+    (33, 1, 600, ()),
+    (12, 64, 1100, (2, 3)),
+    (64, 12, 40, (3,)),
+    (200, 48, 513, ()),
+]
+
+
+def product(m: int, n: int, k: int, leading: tuple[int, ...], left: bool, right: bool, role: str = "input") -> Graph:
+    """(…, m, k) x (…, k, n), of which either operand may be stored transposed."""
+    b = GraphBuilder("product")
+    x = b.add_input("x", "input", TensorType((*leading, *((k, m) if left else (m, k))), "float32"))
+    y = b.add_input("y", role, TensorType((*leading, *((n, k) if right else (k, n))), "float32"))
+    rank = len(leading)
+    perm = (*range(rank), rank + 1, rank)
+    x = b.emit("transpose", x, perm=perm) if left else x
+    y = b.emit("transpose", y, perm=perm) if right else y
+    b.add_output("product", b.emit("matmul", x, y))
+    return b.finish()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_stored_either_way_the_bits_are_the_same(shape: tuple[int, int, int, tuple[int, ...]]) -> None:
+    rng = np.random.default_rng(0)
+    m, n, k, leading = shape
+    x, y = (rng.standard_normal((*leading, *s), np.float32) for s in ((m, k), (k, n)))
+    expected = None
+    for left, right in itertools.product((False, True), repeat=2):
+        given = {"x": np.swapaxes(x, -1, -2) if left else x, "y": np.swapaxes(y, -1, -2) if right else y}
+        given = {name: np.ascontiguousarray(array) for name, array in given.items()}
+        graph = product(*shape, left, right)
+        # The oracle has no layouts; it is compared once, the others with it.
+        for configuration in CONFIGURATIONS if expected is None else [c for c in CONFIGURATIONS if c.style == "fast"]:
+            for found in outputs(graph, given, configuration).values():
+                expected = found if expected is None else expected
+                assert_all_same([f"{configuration} {left} {right}"], found, expected)
+
+
+def test_a_transposed_operand_is_not_transposed_first() -> None:
+    ops = Counter(n.op for n in choose_layouts(product(128, 768, 768, (), False, True), TARGETS[NATIVE]).nodes)
+    assert ops["transpose"] == 0 and ops["pack"] == 1 and ops["matmul"] == 1
+
+
+def test_a_transposed_value_with_other_readers_stays() -> None:
+    b = GraphBuilder("product")
+    x, y = (b.add_input(n, "input", TensorType((64, 64), "float32")) for n in "xy")
+    t = b.emit("transpose", y, perm=(1, 0))
+    b.add_output("product", b.emit("matmul", x, t))
+    b.add_output("transposed", t)
+    assert [n.op for n in choose_layouts(b.finish(), TARGETS[NATIVE]).nodes].count("transpose") == 1
+
+
+def test_products_share_what_is_packed_for_both() -> None:
+    b = GraphBuilder("product")
+    x, z = (b.add_input(n, "input", TensorType((256, 256), "float32")) for n in "xz")
+    y = b.add_input("y", "input", TensorType((256, 256), "float32"))
+    b.add_output("first", b.emit("matmul", x, y))
+    b.add_output("second", b.emit("matmul", z, y))
+    assert [n.op for n in choose_layouts(b.finish(), TARGETS[NATIVE]).nodes].count("pack") == 1
+
+
+def test_packing_a_parameter_does_not_count() -> None:
+    """A single row would read a matrix in place, but a parameter is packed once for all runs."""
+    for role, packs in (("input", 0), ("parameter", 1)):
+        graph = choose_layouts(product(1, 512, 512, (), False, False, role), TARGETS[NATIVE])
+        assert [n.op for n in graph.nodes].count("pack") == packs
