@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import tvm
-from tvm import tirx
+from tvm import s_tir, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
@@ -24,8 +24,8 @@ Index = Sequence[Expr]
 
 ROLE = "gensyn.role"
 
-#: Annotations of a ``chunk`` stage: width of the panels of its right operand, and rows of its register tile.
-PANEL, TILE = "gensyn.panel", "gensyn.tile"
+#: Annotations of a ``chunk`` stage, see ``products.chunked.Product``.
+PANEL, TILE, AROUND, STREAMED = "gensyn.panel", "gensyn.tile", "gensyn.around", "gensyn.streamed"
 
 #: Attribute of a PrimFunc whose loops run as they are written: it has no blocks, and no schedule applies.
 AS_WRITTEN = "gensyn.as_written"
@@ -220,6 +220,12 @@ def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
         if extent != 1:
             flat = position if flat is None else flat * i64(extent) + position
     return i64(0) if flat is None else flat
+
+
+def as_written(function: Any) -> Any:
+    """A PrimFunc whose loops run as they are; it may only move bits (``passes.moves`` checks that)."""
+    root = s_tir.SBlock([], [], [], "root", function.body)  # TVM's passes want one
+    return function.with_body(s_tir.SBlockRealize([], True, root)).with_attr(AS_WRITTEN, True)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ VARIANTS: dict[str, Variant] = {
     "conv_backward_data": products.conv_backward_data,
     "conv_backward_weight": products.conv_backward_weight,
     "pack": products.pack,
+    "image": products.image,
     **pooling.VARIANTS,
     "reshape": movement.reshape,
     "transpose": movement.transpose,

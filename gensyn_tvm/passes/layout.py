@@ -9,18 +9,18 @@ terms in the same order.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Node, Output, eliminate_dead_nodes
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.products.matmul import logical_shape
+from gensyn_tvm.passes import layout_convolutions
+from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE
 from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile
 from gensyn_tvm.targets.cpu import CpuTarget
 
-#: Nanoseconds for each element on one core, measured on AVX-512; only their proportions matter.
-_FMA, _COPY, _TRANSPOSE, _SCATTER = 0.019, 0.10, 0.22, 0.30
 #: A vectorised operand of at most so many bytes is read where it is.
 _IN_PLACE_BYTES = 32 * 1024
 _FEW_ROWS = 4
@@ -47,7 +47,7 @@ class Operand:
 
 
 @dataclass
-class _Layouts:
+class Layouts:
     graph: Graph
     target: CpuTarget
     nodes: list[Node] = field(default_factory=list)
@@ -68,7 +68,7 @@ class _Layouts:
         for node in self.graph.nodes:
             inputs = tuple(self.renumber[i] for i in node.inputs)
             mapped = Node(node.op, inputs, node.attrs, node.types, node.source)
-            result = self._matmul(mapped) if node.op == "matmul" else self.emit(mapped)
+            result = RULES[node.op](self, mapped) if self._applies(mapped) else self.emit(mapped)
             for k in range(len(node.types)):
                 self.renumber[number + k] = result + k
             number += len(node.types)
@@ -77,6 +77,21 @@ class _Layouts:
             for o in self.graph.outputs
         )
         return eliminate_dead_nodes(Graph(self.graph.name, self.graph.inputs, tuple(self.nodes), outputs))
+
+    def _applies(self, node: Node) -> bool:
+        types = (*(self.types[i] for i in node.inputs), *node.types)
+        return node.op in RULES and self.target.vector_bits > 0 and all(t.size for t in types)
+
+    def lanes(self, t: TensorType) -> int:
+        """Elements of a vector that moves bits."""
+        return min(16, self.target.lanes(8 * t.itemsize))
+
+    def shared(self, node: Node) -> int:
+        """Append a node of one value, or find the equal one."""
+        key = (node.op, node.inputs, *node.attrs.items())
+        if key not in self.packed:
+            self.packed[key] = self.emit(node)
+        return self.packed[key]
 
     def emit(self, node: Node) -> int:
         """Append a node; the number of its first value."""
@@ -98,47 +113,29 @@ class _Layouts:
             (value,) = node.inputs
         return Operand(value, self.types[value], axes)
 
-    def _matmul(self, node: Node) -> int:
-        (output,) = node.types
-        if not output.size or not self.types[node.inputs[0]].size or not self.target.vector_bits:
-            return self.emit(node)
-        a, b = (self.operand(v) for v in node.inputs)
-        plan = plan_matmul(a, b, output, self.target, self.fixed)
-        inputs, attrs = [a.value, b.value], dict(node.attrs)
-        attrs |= {"left_axes": a.axes, "right_axes": b.axes, "transposed": plan.transposed, "in_place": not plan.panel}
-        if plan.panel:
-            number = 0 if plan.transposed else 1
-            attrs |= {"panel": plan.panel, "tile": plan.tile.rows}
-            inputs[number] = self._pack_matrix((a, b)[number], plan.transposed, plan.panel, node.source)
-        return self.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))
-
-    def _pack_matrix(self, operand: Operand, transposed: bool, width: int, source: str) -> int:
-        *batch, rows, columns = operand.views()
-        terms, vector = (columns, rows) if transposed else (rows, columns)
-        return self.pack(operand, tuple(batch), (terms,), vector, width, source)
-
     def pack(
         self,
-        operand: Operand,
+        value: int,
         batch: Sequence[tuple[int, int]],
         terms: Sequence[tuple[int, int]],
         columns: tuple[int, int],
         width: int,
         source: str,
     ) -> int:
-        """The value that holds the operand in panels."""
-        t = operand.type
-        lanes = min(16, self.target.lanes(8 * t.itemsize))
-        attrs = {"batch": tuple(batch), "terms": tuple(terms), "columns": columns, "width": width, "lanes": lanes}
-        key = (operand.value, *attrs.items())
-        if key not in self.packed:
-            flat = TensorType((t.size,), t.dtype)
-            value = operand.value
-            if t.rank != 1:
-                value = self.emit(Node("reshape", (value,), {"shape": flat.shape}, (flat,), source))
-            shape = (*(e for e, _ in batch), math.ceil(columns[0] / width), math.prod(e for e, _ in terms), width)
-            self.packed[key] = self.emit(Node("pack", (value,), attrs, (TensorType(shape, t.dtype),), source))
-        return self.packed[key]
+        """The value that holds another one in panels; axes are (extent, stride) of the value's elements."""
+        t = self.types[value]
+        flat = TensorType((t.size,), t.dtype)
+        if t.rank != 1:
+            value = self.shared(Node("reshape", (value,), {"shape": flat.shape}, (flat,), source))
+        attrs = {
+            "batch": tuple(batch),
+            "terms": tuple(terms),
+            "columns": columns,
+            "width": width,
+            "lanes": self.lanes(t),
+        }
+        shape = (*(e for e, _ in batch), math.ceil(columns[0] / width), math.prod(e for e, _ in terms), width)
+        return self.shared(Node("pack", (value,), attrs, (TensorType(shape, t.dtype),), source))
 
 
 @dataclass(frozen=True)
@@ -165,10 +162,10 @@ def plan_matmul(a: Operand, b: Operand, output: TensorType, target: CpuTarget, f
 
     def cost(rows: int, columns: int, vector: Operand, stride: int, scatter: bool) -> tuple[float, Tile]:
         tile = best_tile(rows, columns, lanes, target)
-        total = repeats * k * tile.padded(rows, columns) * _FMA * tile.slowness
+        total = repeats * k * tile.padded(rows, columns) * FMA * tile.slowness
         if vector.value not in fixed:
-            total += vector.type.size * (_COPY if stride == 1 else _TRANSPOSE)
-        return total + (repeats * m * n * _SCATTER if scatter else 0.0), tile
+            total += vector.type.size * (COPY if stride == 1 else TRANSPOSE)
+        return total + (repeats * m * n * SCATTER if scatter else 0.0), tile
 
     normal, tile = cost(m, n, b, b.views()[-1][1], False)
     exchanged, other = cost(n, m, a, a.views()[-2][1], True)
@@ -180,6 +177,34 @@ def plan_matmul(a: Operand, b: Operand, output: TensorType, target: CpuTarget, f
     return MatmulPlan(False, 0 if in_place and n % lanes == 0 else tile.columns, tile)
 
 
+def matmul(layouts: Layouts, node: Node) -> int:
+    """(…, M, K) x (…, K, N) in the cheaper orientation, its operands read through their transpositions."""
+    (output,) = node.types
+    a, b = (layouts.operand(v) for v in node.inputs)
+    plan = plan_matmul(a, b, output, layouts.target, layouts.fixed)
+    inputs, attrs = [a.value, b.value], dict(node.attrs)
+    attrs |= {"left_axes": a.axes, "right_axes": b.axes, "transposed": plan.transposed, "in_place": not plan.panel}
+    if plan.panel:
+        number = 0 if plan.transposed else 1
+        operand = (a, b)[number]
+        *batch, rows, columns = operand.views()
+        terms, vector = (columns, rows) if plan.transposed else (rows, columns)
+        inputs[number] = layouts.pack(operand.value, batch, (terms,), vector, plan.panel, node.source)
+        # Panels without leading axes serve them all, and stay near while the loops over those run.
+        around = 0 if all(e == 1 for e, _ in batch) else output.rank - 2
+        attrs |= {"panel": plan.panel, "tile": plan.tile.rows, "around": around}
+    return layouts.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))
+
+
+#: Operators with a choice of layouts.
+RULES: dict[str, Callable[[Layouts, Node], int]] = {
+    "matmul": matmul,
+    "conv": layout_convolutions.conv,
+    "conv_backward_data": layout_convolutions.conv_backward_data,
+    "conv_backward_weight": layout_convolutions.conv_backward_weight,
+}
+
+
 def choose_layouts(graph: Graph, target: CpuTarget) -> Graph:
     """The graph with packed operands; it computes the same values, but is no canonical graph any more."""
-    return _Layouts(graph, target).run()
+    return Layouts(graph, target).run()

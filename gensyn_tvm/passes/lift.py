@@ -25,8 +25,8 @@ from gensyn_tvm.training.ops import attrs_of
 PREFIX = "gensyn.canonical."
 #: Not an operator of the graph: what the compiler puts before each float output.
 CANONICAL_NAN = "canonical_nan"
-#: Not an operator of the graph either: what ``passes.layout`` puts before products.
-PACK = "pack"
+#: Not operators of the graph either: what ``passes.layout`` puts before products.
+MOVES = ("pack", "image")
 
 _SOURCE, _SIGNATURE = "gensyn.source", "gensyn.signature"
 
@@ -78,7 +78,7 @@ def _infer_type(call: Any, _builder: Any) -> Any:
     return relax_type(call_signature(call).output)
 
 
-for _name in (*rules.RULES, CANONICAL_NAN, PACK):
+for _name in (*rules.RULES, CANONICAL_NAN, *MOVES):
     register_op_attr(PREFIX + _name, "FInferType", _infer_type)
     register_op_attr(PREFIX + _name, "FPurity", True)
     Op.get(PREFIX + _name).set_num_inputs(-1)

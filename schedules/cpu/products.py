@@ -10,14 +10,15 @@ for batch, columns / tile, rows / tile:          threads
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 import tvm_ffi
+from tvm import tirx
 
-from gensyn_tvm.operators.nest import PANEL, TILE
+from gensyn_tvm.operators.nest import AROUND, PANEL, STREAMED, TILE
 from gensyn_tvm.schedules.blocks import extents, has_guards, role_of
 from gensyn_tvm.schedules.cpu.elementwise import PARALLEL_WORK, element_bits, vector_length
 from gensyn_tvm.targets.cpu import CpuTarget
@@ -90,9 +91,9 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
         sch.set_scope(group.join, 0, "local")
     for c, _ in group.parts:
         _panel_layout(sch, c, width)
-    tiles, inner = _tiles(sch, driver, lanes, tile_rows, width)
+    tiles, tasks, inner = _tiles(sch, driver, lanes, tile_rows, width, dict(sch.get(block).annotations))
     if last is not None:
-        _store_with(sch, last, tiles, lanes)
+        _store_with(sch, last, tasks, tiles, lanes)
     chains = [_place(sch, c, total, driver, tiles, lanes) for c, total in group.parts]
     if driver is not block:
         sch.vectorize(inner[-1])
@@ -100,15 +101,17 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
             sch.unroll(inner[-2])
             sch.unroll(inner[-3])
     if work >= PARALLEL_WORK:
-        sch.parallel(tiles)
+        sch.parallel(tasks)
     # Last: once the initial value is a block of its own, TVM no longer sees that the rest is a reduction.
     for stage, loop in (pair for pairs in chains for pair in pairs):
         sch.decompose_reduction(stage, loop)
     return block
 
 
-def _tiles(sch: Any, driver: Any, lanes: int, rows: int, width: int) -> tuple[Any, list[Any]]:
-    """The loop over tiles, and the loops inside of one: rows, vectors, lanes."""
+def _tiles(
+    sch: Any, driver: Any, lanes: int, rows: int, width: int, annotations: Mapping[str, Any]
+) -> tuple[Any, Any, list[Any]]:
+    """The loop over tiles, the loop whose iterations are independent tasks, and the loops in a tile: rows, vectors, lanes."""
     loops = list(sch.get_loops(driver))
     kinds = [int(v.iter_type) for v in sch.get(driver).iter_vars]
     terms = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _REDUCTION]
@@ -116,8 +119,15 @@ def _tiles(sch: Any, driver: Any, lanes: int, rows: int, width: int) -> tuple[An
     row_outer, row_inner = sch.split(row, [None, rows])
     column_outer, column_inner = sch.split(column, [None, width])
     vectors, lane = sch.split(column_inner, [None, lanes])
-    sch.reorder(*batch, column_outer, row_outer, *terms, row_inner, vectors, lane)
-    return sch.fuse(*batch, column_outer, row_outer), [row_inner, vectors, lane]
+    inner = [row_inner, vectors, lane]
+    around = int(annotations.get(AROUND, len(batch)))
+    if annotations.get(STREAMED):
+        sch.reorder(*batch, row_outer, column_outer, *terms, *inner)
+        tasks = sch.fuse(*batch, row_outer)
+        return column_outer, tasks, inner
+    sch.reorder(*batch[:around], column_outer, *batch[around:], row_outer, *terms, *inner)
+    tasks = sch.fuse(*batch[:around], column_outer, *batch[around:], row_outer)
+    return tasks, tasks, inner
 
 
 def _place(sch: Any, block: Any, total: Any, driver: Any, tiles: Any, lanes: int) -> list[tuple[Any, Any]]:
@@ -131,14 +141,13 @@ def _place(sch: Any, block: Any, total: Any, driver: Any, tiles: Any, lanes: int
             sch.compute_at(total, tiles, preserve_unit_loops=True)
             _tile_loops(sch, total, lanes)
         chunks = [v for v in sch.get(total).iter_vars if int(v.iter_type) == _REDUCTION]
-        inner = list(sch.get_loops(total))[1:]
+        around = next(loop for loop in _loops_below(sch, total, tiles))
         assert len(chunks) == 1
-        around = inner[0]
     if block is not driver:
         sch.compute_at(block, around, preserve_unit_loops=True)
         term = _tile_loops(sch, block, lanes)
     else:
-        inner = list(sch.get_loops(block))[1:]
+        inner = _loops_below(sch, block, tiles)
         sch.vectorize(inner[-1])
         sch.unroll(inner[-2])
         sch.unroll(inner[-3])
@@ -160,40 +169,54 @@ def _tile(sch: Any, block: Any, target: CpuTarget) -> tuple[int, int, int]:
 
 
 def _follower(sch: Any, block: Any, width: int) -> Any:
-    """The elementwise stage that alone reads a product's result, element by element, if whole tiles fit its columns."""
+    """The elementwise stage that alone reads a product's result, each element where it is, if whole tiles fit the columns."""
     consumers = list(sch.get_consumers(block))
     if len(consumers) != 1 or role_of(sch, consumers[0]) != "map":
         return None
     (last,) = consumers
+    streamed = any(dict(sch.get(c).annotations).get(STREAMED) for c in _chunks_before(sch, block))
     buffer = sch.get(block).writes[0].source
     variables = [v.var for v in sch.get(last).iter_vars]
     loads: list[Any] = []
     tvm_ffi.structural_walk(sch.get(last).body, [(tvm.ir.TensorLoad, loads.append)])
     for load in loads:
-        if load.source.same_as(buffer):
-            indices = list(load.indices)
-            if len(indices) != len(variables) or len(indices) < 2:
-                return None
-            exchanged = [*variables[:-2], variables[-1], variables[-2]]
-            straight = all(i.same_as(v) for i, v in zip(indices, variables, strict=True))
-            if not straight and not all(i.same_as(v) for i, v in zip(indices, exchanged, strict=True)):
-                return None
-            columns = int(sch.get(last).iter_vars[-1 if straight else -2].dom.extent)
-            if columns % width:
-                return None
+        if not load.source.same_as(buffer) or streamed:
+            continue
+        found = [k for i in load.indices for k, v in enumerate(variables) if i.same_as(v)]
+        fixed = sum(isinstance(i, tirx.IntImm) for i in load.indices)
+        if len(set(found)) != len(found) or len(found) + fixed != len(load.indices) or len(found) != len(variables):
+            return None
+        if int(sch.get(last).iter_vars[found[-1]].dom.extent) % width:
+            return None
     return last
 
 
-def _store_with(sch: Any, last: Any, tiles: Any, lanes: int) -> None:
-    """Store a tile as soon as it is complete."""
-    sch.reverse_compute_at(last, tiles, preserve_unit_loops=True)
-    inner = list(sch.get_loops(last))[1:]
+def _chunks_before(sch: Any, block: Any) -> list[Any]:
+    """The ``chunk`` stages whose results a stage joins, or itself."""
+    if role_of(sch, block) == "chunk":
+        return [block]
+    return [
+        c for p in sch.get_producers(block) if role_of(sch, p) in ("chunk", "total", "join") for c in _chunks_before(sch, p)
+    ]
+
+
+def _store_with(sch: Any, last: Any, tasks: Any, tiles: Any, lanes: int) -> None:
+    """Store a tile, or all tiles of some rows, as soon as they are complete."""
+    sch.reverse_compute_at(last, tasks, preserve_unit_loops=True)
+    inner = _loops_below(sch, last, tasks)
     length = vector_length(extents(sch, inner[-1:])[0], lanes)
-    straight = not has_guards(sch, last)
-    if straight and length == lanes:
-        vectors, vector = sch.split(inner[-1], [None, length])
-        sch.vectorize(vector)
+    if has_guards(sch, last) or length < min(lanes, 4):
+        return
+    vectors, vector = sch.split(inner[-1], [None, length])
+    sch.vectorize(vector)
+    if sch.get(tasks).same_as(sch.get(tiles)) and length == lanes:
         sch.unroll(vectors)
+
+
+def _loops_below(sch: Any, block: Any, loop: Any) -> list[Any]:
+    loops = list(sch.get_loops(block))
+    (place,) = [k for k, other in enumerate(loops) if sch.get(other).same_as(sch.get(loop))]
+    return loops[place + 1 :]
 
 
 def _panel_layout(sch: Any, block: Any, width: int) -> None:

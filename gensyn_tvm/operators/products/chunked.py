@@ -18,7 +18,7 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.operators import exact, terms
-from gensyn_tvm.operators.nest import PANEL, TILE, Buffer, Kernel, guarded, i64, load
+from gensyn_tvm.operators.nest import AROUND, PANEL, STREAMED, TILE, Buffer, Kernel, guarded, i64, load, unravel
 
 Expr = Any
 Index = Sequence[Expr]
@@ -72,10 +72,13 @@ class Product:
         dtype: of operands and result.
         left: value of (batch index, row, unit, inner index).
         right: value of (batch index, unit, inner index, column); column < ``columns``.
-        takes_part: whether a term exists for (row, inner index); every one does by default.
+        takes_part: whether a term exists for (batch index, row, inner index); every one does by default.
         in_place: whether packing is not worth it; ``right`` is then read where it is, without added columns.
         panel: width of the panels that ``right`` has been packed into by a kernel of its own; 0: it has not.
         tile: rows of the register tile, of which a multiple is computed; 0: up to the schedule.
+        around: so many batch axes enclose the loop over panels; the others run inside of it, because they share the panels.
+        streamed: if there are any, a thread takes a tile's rows through all columns and stores the result when the rows are
+            complete; columns are then flat indices of a grid with these extents, by which the result is indexed.
     """
 
     batch: Sequence[int]
@@ -87,10 +90,12 @@ class Product:
     dtype: str
     left: Callable[[Index, Expr, Expr, Index], Expr]
     right: Callable[[Index, Expr, Index, Expr], Expr]
-    takes_part: Callable[[Expr, Index], Expr] | None = None
+    takes_part: Callable[[Index, Expr, Index], Expr] | None = None
     in_place: bool = False
     panel: int = 0
     tile: int = 0
+    around: int | None = None
+    streamed: Sequence[int] = ()
 
 
 def emit_product(
@@ -124,16 +129,17 @@ def emit_product(
 
 def _join(k: Kernel, p: Product, parts: Sequence[Buffer]) -> Buffer:
     """The full chunks and the last one added; with panels a single chunk is copied, out of the registers of its chain."""
-    if len(parts) == 1 and (not p.panel or p.units > p.per_chunk):
+    if len(parts) == 1 and not p.streamed and (not p.panel or p.units > p.per_chunk):
         return parts[0]
     shape = [int(e) for e in parts[0].shape]
-    joined = k.scratch(shape, p.dtype)
+    grid = [math.ceil(shape[-1] / math.prod(p.streamed[1:])), *p.streamed[1:]] if p.streamed else [shape[-1]]
+    joined = k.scratch([*shape[:-1], *grid], p.dtype)
 
     def value(index: Index) -> Expr:
         first, *rest = (load(part, index) for part in parts)
         return terms.add(first, rest[0]) if rest else first
 
-    k.stage("join", joined, shape, value)
+    k.stage("join", joined, shape, value, at=lambda *index: [*index[:-1], *unravel(index[-1], grid)])
     return joined
 
 
@@ -199,8 +205,9 @@ def _emit_chunk(
         row = _existing(p, row)
         unit, inner = first(s) + r[0], r[1:]
         result = terms.multiply_add(p.left(batch, row, unit, inner), packed(batch, unit, inner, column), accumulator)
-        return result if p.takes_part is None else exact.select(p.takes_part(row, inner), result, accumulator)
+        return result if p.takes_part is None else exact.select(p.takes_part(batch, row, inner), result, accumulator)
 
-    annotations = {PANEL: p.panel, TILE: p.tile} if p.panel else {}
+    around = rank if p.around is None else p.around
+    annotations = {PANEL: p.panel, TILE: p.tile, AROUND: around, STREAMED: int(bool(p.streamed))} if p.panel else {}
     k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=terms.start(p.dtype), annotations=annotations)
     return buffer

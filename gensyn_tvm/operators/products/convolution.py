@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import exact, terms
 from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
 from gensyn_tvm.operators.products.chunked import Product, emit_product, units_per_chunk
+from gensyn_tvm.operators.products.image import grid_of, positions
 
 Expr = Any
 Index = Sequence[Expr]
@@ -39,35 +40,162 @@ def _padded(k: Kernel, x: Buffer, shape: Sequence[int], padding: Sequence[tuple[
     return buffer
 
 
+@dataclass(frozen=True)
+class _Source:
+    """The input of a convolution, and where a position of it is found."""
+
+    buffer: Buffer
+    read: Callable[[Expr, Expr, Sequence[Expr]], Expr]  # (sample, channel, padded position) -> element
+
+
+def _source(k: Kernel, x: TensorType, attrs: Attrs, padding: Sequence[tuple[int, int]], number: int = 0) -> _Source:
+    """The padded image: an ``image`` node has made it (attribute ``grid``), or a stage of this kernel does."""
+    if "grid" in attrs:
+        grid = grid_of(attrs)
+        stored = k.inputs[number]
+        return _Source(stored, lambda n, c, position: load(stored, [n, c, ravel(position, grid.extents)]))
+    buffer = _padded(k, k.inputs[number], x.shape, padding, x.dtype)
+    return _Source(buffer, lambda n, c, position: load(buffer, [n, c, *position]))
+
+
+def _panel(packed: Buffer, attrs: Attrs, axes: Sequence[int]) -> Callable[[Expr, Expr, Index, Expr], Expr]:
+    """(group, unit, inner index, column) of an operand in panels (groups, panel, term, column in panel)."""
+    width = attrs["panel"]
+
+    def read(group: Expr, unit: Expr, inner: Index, column: Expr) -> Expr:
+        term = ravel([unit, *inner], [0, *axes])
+        return load(packed, [group, column // i64(width), term, column % i64(width)])
+
+    return read
+
+
 def conv(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
-    """x (N, C, spatial…), w (O, C / groups, kernel…) -> (N, O, spatial…): rows are positions, columns output channels."""
+    """x (N, C, spatial…), w (O, C / groups, kernel…) -> (N, O, spatial…).
+
+    The layout pass chooses with the attribute ``layout``: ``channels`` reads output channels in vectors, from panels, and the
+    positions of a line as rows; ``positions`` reads positions in vectors, from an image spread out for that, and output
+    channels as rows. Without it rows are positions and columns output channels.
+    """
+    layout = attrs.get("layout")
+    with kernel(name, inputs, output) as k:
+        if layout == "positions":
+            _conv_positions(k, inputs, output, attrs)
+        elif layout == "channels":
+            _conv_channels(k, inputs, output, attrs)
+        else:
+            _conv_plain(k, inputs, output, attrs)
+    return k.result()
+
+
+def _conv_plain(k: Kernel, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> None:
     x, w = inputs
     groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
     channels, window, spatial, columns = w.shape[1], w.shape[2:], output.shape[2:], w.shape[0] // groups
-    with kernel(name, inputs, output) as k:
-        source = _padded(k, k.inputs[0], x.shape, attrs["padding"], x.dtype)
+    source = _source(k, x, attrs, attrs["padding"])
 
-        def image(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
-            position = unravel(row, spatial)
-            place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
-            return load(source, [batch[0], batch[1] * i64(channels) + channel, *place])
+    def image(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
+        position = unravel(row, spatial)
+        place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
+        return source.read(batch[0], batch[1] * i64(channels) + channel, place)
 
-        def weight(batch: Index, channel: Expr, offset: Index, column: Expr) -> Expr:
-            return load(k.inputs[1], [batch[1] * i64(columns) + column, channel, *offset])
+    def weight(batch: Index, channel: Expr, offset: Index, column: Expr) -> Expr:
+        return load(k.inputs[1], [batch[1] * i64(columns) + column, channel, *offset])
 
-        product = Product(
-            (x.shape[0], groups),
-            math.prod(spatial),
-            columns,
-            channels,
-            window,
-            units_per_chunk(math.prod(window)),
-            x.dtype,
-            image,
-            weight,
-        )
-        emit_product(k, product, lambda i: [i[0], i[1] // i64(columns), ravel(i[2:], spatial), i[1] % i64(columns)])
-    return k.result()
+    product = Product(
+        (x.shape[0], groups),
+        math.prod(spatial),
+        columns,
+        channels,
+        window,
+        units_per_chunk(math.prod(window)),
+        x.dtype,
+        image,
+        weight,
+    )
+    emit_product(k, product, lambda i: [i[0], i[1] // i64(columns), ravel(i[2:], spatial), i[1] % i64(columns)])
+
+
+def _conv_channels(k: Kernel, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> None:
+    x = inputs[0]
+    groups, strides, dilations, window = attrs["groups"], attrs["strides"], attrs["dilations"], attrs["window"]
+    channels, spatial, columns = x.shape[1] // groups, output.shape[2:], output.shape[1] // groups
+    source, weight = _source(k, x, attrs, attrs["padding"]), _panel(k.inputs[1], attrs, window)
+
+    def image(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
+        position = [*batch[2:], row]
+        place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
+        return source.read(batch[1], batch[0] * i64(channels) + channel, place)
+
+    product = Product(
+        (groups, x.shape[0], *spatial[:-1]),
+        spatial[-1],
+        columns,
+        channels,
+        window,
+        units_per_chunk(math.prod(window)),
+        x.dtype,
+        image,
+        lambda batch, channel, offset, column: weight(batch[0], channel, offset, column),
+        panel=attrs["panel"],
+        tile=attrs["tile"],
+        around=1,
+    )
+    emit_product(k, product, lambda i: [*_group(i[1], columns, groups), i[0], *i[2:], _within(i[1], columns, groups)])
+
+
+def _group(channel: Expr, columns: int, groups: int) -> list[Expr]:
+    return [i64(0) if groups == 1 else channel // i64(columns)]
+
+
+def _within(channel: Expr, columns: int, groups: int) -> Expr:
+    return channel if groups == 1 else channel % i64(columns)
+
+
+def _conv_positions(k: Kernel, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> None:
+    x, w = inputs
+    groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
+    channels, window, spatial, rows = w.shape[1], w.shape[2:], output.shape[2:], w.shape[0] // groups
+    grid = grid_of(attrs)
+
+    def image(batch: Index, channel: Expr, offset: Index, column: Expr) -> Expr:
+        reach = [o * i64(d) for o, d in zip(offset, dilations, strict=True)]
+        # Not all phases may be kept; those of the window are evenly spaced among the ones that are.
+        phases = [_number(r % i64(s), kept) for r, s, kept in zip(reach, strides, grid.phases, strict=True)]
+        start = grid.phase_start(phases) + ravel([r // i64(s) for r, s in zip(reach, strides, strict=True)], grid.extents)
+        return load(k.inputs[0], [batch[0], batch[1] * i64(channels) + channel, start + column])
+
+    def weight(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
+        return load(k.inputs[1], [batch[1] * i64(rows) + row, channel, *offset])
+
+    count, line = positions(spatial, grid.extents), math.prod(grid.extents[1:])
+    # TVM proves that a line's results are all there only if whole lines are computed.
+    whole_lines = math.ceil(count / attrs["panel"]) * attrs["panel"] % line == 0
+    product = Product(
+        (x.shape[0], groups),
+        rows,
+        count,
+        channels,
+        window,
+        units_per_chunk(math.prod(window)),
+        x.dtype,
+        weight,
+        image,
+        panel=attrs["panel"],
+        tile=attrs["tile"],
+        streamed=grid.extents if whole_lines else (),
+    )
+
+    def place(i: Index) -> Index:
+        position = i[2:] if whole_lines else [ravel(i[2:], grid.extents)]
+        return [i[0], *_group(i[1], rows, groups), _within(i[1], rows, groups), *position]
+
+    emit_product(k, product, place)
+
+
+def _number(phase: Expr, kept: Sequence[int]) -> Expr:
+    """The number of a phase among those that are kept, which are 0, step, 2 * step, …"""
+    step = kept[1] - kept[0] if len(kept) > 1 else 1
+    return phase if step == 1 else phase // i64(step)
 
 
 def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
@@ -77,23 +205,25 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
     """
     x, dy = inputs
     groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
-    spatial, window, channels, columns = dy.shape[2:], output.shape[2:], output.shape[1], dy.shape[1] // groups
+    spatial = attrs["spatial"] if "panel" in attrs else dy.shape[2:]
+    window, channels, columns = output.shape[2:], output.shape[1], output.shape[0] // groups
     lines = (x.shape[0], *spatial[:-1])
     with kernel(name, inputs, output) as k:
-        source = _padded(k, k.inputs[0], x.shape, attrs["padding"], x.dtype)
+        source = _source(k, x, attrs, attrs["padding"])
 
         def image(batch: Index, row: Expr, unit: Expr, inner: Index) -> Expr:
             channel, *offset = unravel(row, [channels, *window])
             number, *line = unravel(unit, lines)
             position = [*line, *inner]
             place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
-            return load(source, [number, batch[0] * i64(channels) + channel, *place])
+            return source.read(number, batch[0] * i64(channels) + channel, place)
 
         def gradient(batch: Index, unit: Expr, inner: Index, column: Expr) -> Expr:
             number, *line = unravel(unit, lines)
             position = [*line, *inner]
             return load(k.inputs[1], [number, batch[0] * i64(columns) + column, *position])
 
+        panels = _panel(k.inputs[1], attrs, spatial[-1:]) if "panel" in attrs else None
         product = Product(
             (groups,),
             channels * math.prod(window),
@@ -103,14 +233,16 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
             units_per_chunk(spatial[-1]),
             x.dtype,
             image,
-            gradient,
+            gradient if panels is None else lambda batch, unit, inner, column: panels(batch[0], unit, inner, column),
+            panel=attrs.get("panel", 0),
+            tile=attrs.get("tile", 0),
         )
         emit_product(k, product, lambda i: [i[0] // i64(columns), ravel(i[1:], [channels, *window]), i[0] % i64(columns)])
     return k.result()
 
 
 @dataclass(frozen=True)
-class _Transposed:
+class Transposed:
     """Geometry of a convolution's input gradient: which dy meets input position i and kernel position j."""
 
     spatial: tuple[int, ...]
@@ -142,9 +274,9 @@ class _Transposed:
             result.append(i64(c // s) - tirx.floordiv(x, i64(s)))
         return result
 
-    def divisible(self, row: Expr, offset: Index) -> Expr:
-        """Whether kernel position ``offset`` takes part for the input position with flat index ``row``."""
-        tops = zip(self._tops(unravel(row, self.spatial), offset), self.strides, strict=True)
+    def divisible(self, position: Index, offset: Index) -> Expr:
+        """Whether kernel position ``offset`` takes part for an input position."""
+        tops = zip(self._tops(position, offset), self.strides, strict=True)
         return all_of([tirx.EQ(tirx.floormod(top, i64(s)), i64(0)) for top, s in tops if s > 1])
 
     def has_gaps(self) -> bool:
@@ -170,41 +302,55 @@ class _Transposed:
 def conv_backward_data(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """dy (N, O, spatial…), w (O, C / groups, kernel…) -> dx (N, C, spatial…).
 
-    Rows are input positions, columns input channels, units output channels.
+    Columns are input channels, units output channels. With the layout pass (attribute ``panel``) rows are the positions of a
+    line, without it all input positions.
     """
     dy, w = inputs
-    groups, spatial, window = attrs["groups"], output.shape[2:], w.shape[2:]
-    columns, units = w.shape[1], w.shape[0] // groups
-    geometry = _Transposed(spatial, window, attrs["strides"], attrs["dilations"], attrs["padding"])
-    borders = geometry.borders(dy.shape[2:])
+    groups, spatial = attrs["groups"], output.shape[2:]
+    packed = "panel" in attrs
+    window = attrs["window"] if packed else w.shape[2:]
+    columns, units = output.shape[1] // groups, dy.shape[1] // groups
+    geometry = Transposed(spatial, window, attrs["strides"], attrs["dilations"], attrs["padding"])
+    borders = geometry.borders(attrs["spatial"] if packed else dy.shape[2:])
     with kernel(name, inputs, output) as k:
-        source = _padded(k, k.inputs[0], dy.shape, borders, dy.dtype)
+        source = _source(k, dy, attrs, borders)
+
+        def position_of(batch: Index, row: Expr) -> list[Expr]:
+            return [*batch[2:], row] if packed else unravel(row, spatial)
 
         def gradient(batch: Index, row: Expr, unit: Expr, offset: Index) -> Expr:
-            place = geometry.places(unravel(row, spatial), offset, borders)
-            return load(source, [batch[0], batch[1] * i64(units) + unit, *place])
+            number, group = (batch[1], batch[0]) if packed else (batch[0], batch[1])
+            place = geometry.places(position_of(batch, row), offset, borders)
+            return source.read(number, group * i64(units) + unit, place)
 
         def weight(batch: Index, unit: Expr, offset: Index, column: Expr) -> Expr:
             return load(k.inputs[1], [batch[1] * i64(units) + unit, column, *offset])
 
+        panels = _panel(k.inputs[1], attrs, window) if packed else None
+        strided = any(s > 1 for s in attrs["strides"])
         product = Product(
-            (dy.shape[0], groups),
-            math.prod(spatial),
+            (groups, dy.shape[0], *spatial[:-1]) if packed else (dy.shape[0], groups),
+            spatial[-1] if packed else math.prod(spatial),
             columns,
             units,
             window,
             units_per_chunk(math.prod(window)),
             dy.dtype,
             gradient,
-            weight,
-            geometry.divisible if any(s > 1 for s in attrs["strides"]) else None,
+            weight if panels is None else lambda batch, unit, offset, column: panels(batch[0], unit, offset, column),
+            (lambda batch, row, offset: geometry.divisible(position_of(batch, row), offset)) if strided else None,
+            panel=attrs.get("panel", 0),
+            tile=attrs.get("tile", 0),
+            around=1 if packed else None,
         )
+
+        def place(i: Index) -> Index:
+            if packed:
+                return [*_group(i[1], columns, groups), i[0], *i[2:], _within(i[1], columns, groups)]
+            return [i[0], i[1] // i64(columns), ravel(i[2:], spatial), i[1] % i64(columns)]
+
         # With a stride larger than the kernel some positions receive nothing at all, and the sum of nothing is +0.0.
         zero = exact.const(0.0, dy.dtype)
-        emit_product(
-            k,
-            product,
-            lambda i: [i[0], i[1] // i64(columns), ravel(i[2:], spatial), i[1] % i64(columns)],
-            (lambda value, i: exact.select(geometry.covered(i[2:]), value, zero)) if geometry.has_gaps() else None,
-        )
+        finish = (lambda value, i: exact.select(geometry.covered(i[2:]), value, zero)) if geometry.has_gaps() else None
+        emit_product(k, product, place, finish)
     return k.result()

@@ -59,8 +59,8 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
 
     Attributes of the layout pass: ``left_axes`` and ``right_axes``, permutations through which the operands are read;
     ``transposed``: rows and columns are exchanged inside of the kernel; ``panel``: width of the panels that the operand with
-    the columns has been packed into, 0: it is read in place; ``tile``: rows of the register tile. Without them a narrow
-    result is computed transposed.
+    the columns has been packed into, 0: it is read in place; ``tile``: rows of the register tile; ``around``: see ``Product``.
+    Without them a narrow result is computed transposed.
     """
     m, n = output.shape[-2:]
     transposed = attrs.get("transposed", n < COLUMNS // 2 and m > n)
@@ -89,6 +89,7 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
             in_place=not transposed and attrs.get("in_place", m <= _FEW_ROWS),
             panel=panel,
             tile=attrs.get("tile", 0),
+            around=attrs.get("around"),
         )
         emit_product(k, product, lambda i: [*i[:-2], i[-1], i[-2]] if transposed else list(i))
     return k.result()

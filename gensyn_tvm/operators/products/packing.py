@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tvm import s_tir, tirx
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import terms
-from gensyn_tvm.operators.nest import AS_WRITTEN, Kernel, i64, kernel, unravel
+from gensyn_tvm.operators.nest import Kernel, as_written, i64, kernel, unravel
 
 Expr = Any
 #: (extent, stride in elements) of an axis of a view.
@@ -169,6 +169,4 @@ def pack(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Map
     """
     with kernel(name, inputs, output) as k:
         _Packing(k, attrs, inputs[0].carrier).emit()
-    function = k.result()
-    root = s_tir.SBlock([], [], [], "root", function.body)  # TVM's passes want one
-    return function.with_body(s_tir.SBlockRealize([], True, root)).with_attr(AS_WRITTEN, True)
+    return as_written(k.result())

@@ -1,0 +1,150 @@
+"""The layout of convolutions: output channels or positions in vectors, and what is packed or padded for that first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from gensyn_tvm.canonical.graph import Node
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators.products.convolution import Transposed
+from gensyn_tvm.operators.products.image import Grid, padded_grid, positions, wide_grid
+from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, SCATTERED_COPY, TRANSPOSE
+from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile
+
+if TYPE_CHECKING:
+    from gensyn_tvm.passes.layout import Layouts
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What all three operators have in common; ``spatial`` are the positions that are computed."""
+
+    number: int
+    groups: int
+    channels: int  # of each group that are summed over
+    outputs: int  # of each group
+    window: tuple[int, ...]
+    spatial: tuple[int, ...]
+
+    @property
+    def terms(self) -> int:
+        """Terms of one result."""
+        return self.channels * math.prod(self.window)
+
+    @property
+    def results(self) -> int:
+        """Number of results."""
+        return self.number * self.groups * self.outputs * math.prod(self.spatial)
+
+
+def _channels_cost(shape: _Shape, lanes: int, layouts: Layouts, weight: int) -> tuple[float, Tile]:
+    """Channels in vectors, the positions of a line as rows."""
+    tile = best_tile(shape.spatial[-1], shape.outputs, lanes, layouts.target)
+    lines = shape.number * shape.groups * math.prod(shape.spatial[:-1])
+    total = lines * shape.terms * tile.padded(shape.spatial[-1], shape.outputs) * FMA * tile.slowness
+    if weight not in layouts.fixed:
+        total += layouts.types[weight].size * (TRANSPOSE if math.prod(shape.window) == 1 else SCATTERED_COPY)
+    return total + shape.results * SCATTER, tile
+
+
+def _positions_cost(shape: _Shape, grid: Grid, lanes: int, layouts: Layouts, strides: Sequence[int]) -> tuple[float, Tile]:
+    """Positions in vectors, channels as rows."""
+    columns = positions(shape.spatial, grid.extents)
+    tile = best_tile(shape.outputs, columns, lanes, layouts.target)
+    total = shape.number * shape.groups * shape.terms * tile.padded(shape.outputs, columns) * FMA * tile.slowness
+    copied = shape.number * shape.groups * shape.channels * grid.length
+    copy = COPY if all(s == 1 for s in strides) else TRANSPOSE
+    return total + copied * copy + shape.results * COPY, tile
+
+
+def as_attribute(grid: Grid) -> tuple[Any, ...]:
+    """The grid as the attribute ``grid`` of an ``image`` node and of who reads it."""
+    return tuple(getattr(grid, f.name) for f in fields(grid))
+
+
+def spread(layouts: Layouts, value: int, grid: Grid, source: str) -> int:
+    """The value of an image (N, C, spatial…) spread out over a grid (N, C, length)."""
+    t = layouts.types[value]
+    result = TensorType((*t.shape[:2], grid.length), t.dtype)
+    if grid.length == math.prod(grid.size) and grid.extents == grid.size and not any(map(any, grid.padding)):
+        return layouts.shared(Node("reshape", (value,), {"shape": result.shape}, (result,), source))
+    attrs = {"grid": as_attribute(grid), "lanes": layouts.lanes(t)}
+    return layouts.shared(Node("image", (value,), attrs, (result,), source))
+
+
+def _padded(layouts: Layouts, value: int, padding: Sequence[tuple[int, int]], attrs: dict[str, Any], source: str) -> int:
+    """The image between zeros, whose grid then stands in the attributes; the image itself if there are none."""
+    if not any(map(any, padding)):
+        return value
+    grid = padded_grid(layouts.types[value].shape[2:], padding)
+    attrs["grid"] = as_attribute(grid)
+    return spread(layouts, value, grid, source)
+
+
+def _even(grid: Grid) -> bool:
+    """Whether the phases that are kept are evenly spaced from 0 on."""
+    return all(p == tuple(range(0, len(p) * p[1], p[1])) if len(p) > 1 else p == (0,) for p in grid.phases)
+
+
+def _pack_weight(layouts: Layouts, value: int, groups: int, outputs: bool, width: int, source: str) -> int:
+    """w (O, C / groups, kernel…) in panels of its output channels, or of its input channels."""
+    w = layouts.types[value]
+    window = math.prod(w.shape[2:])
+    o, c = (w.shape[0] // groups, w.shape[1] * window), (w.shape[1], window)
+    units, columns = (c, o) if outputs else (o, c)
+    return layouts.pack(value, ((groups, o[0] * o[1]),), (units, (window, 1)), columns, width, source)
+
+
+def conv(layouts: Layouts, node: Node) -> int:
+    """x (N, C, spatial…), w (O, C / groups, kernel…): the cheaper of both layouts."""
+    (image, weight), (output,) = node.inputs, node.types
+    x, w = layouts.types[image], layouts.types[weight]
+    attrs: dict[str, Any] = dict(node.attrs)
+    groups, lanes = attrs["groups"], layouts.target.lanes(8 * x.itemsize)
+    shape = _Shape(x.shape[0], groups, w.shape[1], w.shape[0] // groups, w.shape[2:], output.shape[2:])
+    geometry = (x.shape[2:], shape.window, attrs["strides"], attrs["dilations"], attrs["padding"], shape.spatial)
+    channels, tile = _channels_cost(shape, lanes, layouts, weight)
+    wide = wide_grid(*geometry, 1)
+    over_positions, other = _positions_cost(shape, wide, lanes, layouts, attrs["strides"])
+    if over_positions < channels and _even(wide):
+        grid = wide_grid(*geometry, other.columns)
+        attrs |= {"layout": "positions", "grid": as_attribute(grid), "panel": other.columns, "tile": other.rows}
+        inputs = (spread(layouts, image, grid, node.source), weight)
+    else:
+        attrs |= {"layout": "channels", "panel": tile.columns, "tile": tile.rows, "window": shape.window}
+        packed = _pack_weight(layouts, weight, groups, True, tile.columns, node.source)
+        inputs = (_padded(layouts, image, attrs["padding"], attrs, node.source), packed)
+    return layouts.emit(Node("conv", inputs, attrs, node.types, node.source))
+
+
+def conv_backward_data(layouts: Layouts, node: Node) -> int:
+    """dy (N, O, spatial…), w (O, C / groups, kernel…): input channels in vectors, the positions of a line as rows."""
+    (image, weight), (output,) = node.inputs, node.types
+    dy, w = layouts.types[image], layouts.types[weight]
+    attrs: dict[str, Any] = dict(node.attrs)
+    groups, lanes = attrs["groups"], layouts.target.lanes(8 * dy.itemsize)
+    shape = _Shape(dy.shape[0], groups, w.shape[0] // groups, w.shape[1], w.shape[2:], output.shape[2:])
+    _, tile = _channels_cost(shape, lanes, layouts, weight)
+    geometry = Transposed(shape.spatial, shape.window, attrs["strides"], attrs["dilations"], attrs["padding"])
+    attrs |= {"panel": tile.columns, "tile": tile.rows, "window": shape.window, "spatial": dy.shape[2:]}
+    source = _padded(layouts, image, geometry.borders(dy.shape[2:]), attrs, node.source)
+    packed = _pack_weight(layouts, weight, groups, False, tile.columns, node.source)
+    return layouts.emit(Node("conv_backward_data", (source, packed), attrs, node.types, node.source))
+
+
+def conv_backward_weight(layouts: Layouts, node: Node) -> int:
+    """x (N, C, spatial…), dy (N, O, spatial…): output channels in vectors, weights of one output channel as rows."""
+    (image, gradient), (output,) = node.inputs, node.types
+    dy = layouts.types[gradient]
+    attrs: dict[str, Any] = dict(node.attrs)
+    groups, lanes = attrs["groups"], layouts.target.lanes(8 * dy.itemsize)
+    columns, plane = output.shape[0] // groups, math.prod(dy.shape[2:])
+    tile = best_tile(math.prod(output.shape[1:]), columns, lanes, layouts.target)
+    attrs |= {"panel": tile.columns, "tile": tile.rows, "spatial": dy.shape[2:]}
+    batch, terms = ((groups, columns * plane),), ((dy.shape[0], dy.shape[1] * plane), (plane, 1))
+    packed = layouts.pack(gradient, batch, terms, (columns, plane), tile.columns, node.source)
+    source = _padded(layouts, image, attrs["padding"], attrs, node.source)
+    return layouts.emit(Node("conv_backward_weight", (source, packed), attrs, node.types, node.source))

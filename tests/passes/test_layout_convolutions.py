@@ -1,0 +1,80 @@
+"""Layouts of convolutions and their gradients: the same bits with channels or positions in vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gensyn_tvm.canonical.graph import Graph, GraphBuilder
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators.products.image import wide_grid
+from gensyn_tvm.passes.layout import choose_layouts
+from gensyn_tvm.targets.cpu import TARGETS
+
+from ..operators.support import CONFIGURATIONS, NATIVE, assert_all_same, outputs
+
+#: x, w, strides, padding, dilations, groups.
+GEOMETRIES: list[tuple[Any, ...]] = [
+    ((2, 8, 12, 14), (16, 8, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    ((1, 3, 30, 30), (20, 3, 7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
+    ((2, 64, 7, 7), (32, 64, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    ((2, 12, 15, 15), (12, 1, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 12),
+    ((1, 8, 9, 9), (8, 4, 3, 3), (1, 1), ((1, 1), (1, 1)), (2, 2), 2),
+    ((1, 8, 33), (12, 8, 5), (3,), ((2, 1),), (1,), 1),
+    ((1, 4, 5, 6, 7), (8, 4, 2, 3, 2), (1, 2, 1), ((1, 1), (0, 0), (1, 1)), (1, 1, 1), 1),
+    ((1, 8, 10, 10), (8, 8, 1, 1), (3, 3), ((0, 0), (0, 0)), (1, 1), 1),
+    ((1, 6, 19, 19), (6, 1, 3, 3), (4, 4), ((0, 2), (1, 0)), (3, 3), 6),
+    ((1, 200, 6, 6), (33, 200, 2, 2), (2, 1), ((0, 0), (1, 1)), (1, 1), 1),
+]
+OPERATORS = ("conv", "conv_backward_data", "conv_backward_weight")
+
+
+def graph_of(op: str, geometry: tuple[Any, ...]) -> tuple[Graph, list[tuple[int, ...]]]:
+    x, w, strides, padding, dilations, groups = geometry
+    attrs = {"strides": strides, "padding": padding, "dilations": dilations, "groups": groups}
+    axes = zip(x[2:], w[2:], strides, dilations, padding, strict=True)
+    out = tuple((e + lo + hi - (k - 1) * d - 1) // s + 1 for e, k, s, d, (lo, hi) in axes)
+    dy = (x[0], w[0], *out)
+    shapes, extra = {
+        "conv": ([x, w], {}),
+        "conv_backward_data": ([dy, w], {"input_spatial": x[2:]}),
+        "conv_backward_weight": ([x, dy], {"kernel": w[2:]}),
+    }[op]
+    b = GraphBuilder(op)
+    values = [b.add_input(f"x{k}", "input", TensorType(s, "float32")) for k, s in enumerate(shapes)]
+    b.add_output("y", b.emit(op, *values, **attrs, **extra))
+    return b.finish(), shapes
+
+
+def special(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal values, among them zeros of both signs, subnormals and an infinity."""
+    array = rng.standard_normal(shape, np.float32)
+    places = rng.integers(0, array.size, 5)
+    array.reshape(-1)[places] = [0.0, -0.0, 1e-40, -1e-45, np.inf]
+    return array
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_the_bits_do_not_depend_on_the_layout(op: str, geometry: tuple[Any, ...]) -> None:
+    graph, shapes = graph_of(op, geometry)
+    rng = np.random.default_rng(0)
+    given = {f"x{k}": special(rng, s) for k, s in enumerate(shapes)}
+    found = [(str(c), o) for c in CONFIGURATIONS for o in outputs(graph, given, c).values()]
+    for name, arrays in found[1:]:
+        assert_all_same([name], arrays, found[0][1])
+
+
+@pytest.mark.skipif(NATIVE == "c", reason="no vectors")
+def test_depthwise_convolutions_read_positions_in_vectors() -> None:
+    graph, _ = graph_of("conv", ((1, 32, 28, 28), (32, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 32))
+    (node,) = [n for n in choose_layouts(graph, TARGETS[NATIVE]).nodes if n.op == "conv"]
+    assert node.attrs["layout"] == "positions"
+
+
+def test_a_grid_keeps_only_the_phases_of_the_window() -> None:
+    grid = wide_grid((28, 28), (1, 1), (2, 2), (1, 1), ((0, 0), (0, 0)), (14, 14), 16)
+    assert grid.phases == ((0,), (0,)) and grid.extents == (14, 14) and grid.length >= 196
+    assert wide_grid((9,), (3,), (2,), (1,), ((1, 1),), (5,), 16).phases == ((0, 1),)
