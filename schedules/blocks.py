@@ -99,10 +99,13 @@ def _body(names: list[str]) -> int:
 
 def inline_maps(sch: Any) -> None:
     """Inline every elementwise stage into its consumers, unless that would repeat expensive arithmetic."""
+    inner = list(sch.get(sch.get_sblock("root")).alloc_buffers)
     for block in live_blocks(sch):
         consumers = list(sch.get_consumers(block))
         if role_of(sch, block) not in INLINABLE or not consumers:
             continue
+        if not any(sch.get(block).writes[0].source.same_as(b) for b in inner):
+            continue  # its result leaves the kernel
         if reads_in(sch, block) > _MAX_READS:
             continue
         names = calls_in(sch, block)

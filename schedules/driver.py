@@ -10,6 +10,7 @@ from gensyn_tvm.errors import ScheduleError, describe
 from gensyn_tvm.operators.nest import AS_WRITTEN
 from gensyn_tvm.schedules.blocks import inline_maps, is_empty, live_blocks
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
+from gensyn_tvm.schedules.cpu.rows import row_stages, schedule_rows
 from gensyn_tvm.schedules.cpu.sequences import has_sequence, schedule_sequences
 from gensyn_tvm.targets.cpu import CpuTarget
 
@@ -42,12 +43,13 @@ def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> 
     sch = tvm.s_tir.Schedule(function, debug_mask="none")
     if any(is_empty(sch, block) for block in live_blocks(sch)):
         return function  # TVM's primitives fail on stages without elements, and there is nothing to gain
-    if style == "plain":
-        inline_maps(sch)
-    else:
+    inline_maps(sch)
+    stages = row_stages(sch.mod["main"]) if style == "fast" else None
+    if style == "fast" and not stages:
         schedule_cpu(sch, target)
     _check_primitives(name, sch)
-    return sch.mod["main"].with_attrs(dict(function.attrs))
+    scheduled = sch.mod["main"] if not stages else schedule_rows(sch.mod["main"], stages, target)
+    return scheduled.with_attrs(dict(function.attrs))
 
 
 def _check_primitives(name: str, sch: Any) -> None:

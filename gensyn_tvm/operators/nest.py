@@ -32,8 +32,9 @@ AS_WRITTEN = "gensyn.as_written"
 
 #: Roles of stages. ``move`` and ``map`` are one scalar expression for each output element and may be inlined; ``pack`` and
 #: ``panel`` (the right operand of a product) move bits into a better place; ``join`` adds the last, shorter chunk of a product
-#: to the others; the rest are reductions, or pieces of one.
-ROLES = ("map", "move", "pack", "panel", "chunk", "total", "join", "lanes", "tree", "fold")
+#: to the others; the others are reductions, or pieces of one (``rest``: elements that are left over where all lanes have the
+#: same number).
+ROLES = ("map", "move", "pack", "panel", "chunk", "total", "join", "lanes", "rest", "tree", "fold")
 
 #: Role of the blocks that ``Kernel.sequence`` makes: statements that run in order and may store to places that data decides.
 SEQUENCE = "sequence"

@@ -177,7 +177,7 @@ def avg_pool(name: str, inputs: Sequence[TensorType], output: TensorType, attrs:
         def average(total: Expr, index: Sequence[Expr]) -> Expr:
             return exact.div(total, w.count(index[2:], include_pad=attrs["count_include_pad"], dtype=x.dtype))
 
-        lane_reduce(k, output.shape, math.prod(w.kernel), x.dtype, element, average, lambda *index: list(index))
+        lane_reduce(k, output.shape, math.prod(w.kernel), x.dtype, element, average, lambda *index: list(index), across=True)
     return k.result()
 
 

@@ -12,7 +12,7 @@ from tvm import tirx
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import elementwise as ew
 from gensyn_tvm.operators import exact
-from gensyn_tvm.operators.nest import Kernel, i64, kernel, load, unravel
+from gensyn_tvm.operators.nest import Buffer, Kernel, i64, kernel, load, unravel
 
 Expr = Any
 Attrs = Mapping[str, Any]
@@ -88,6 +88,20 @@ class Axes:
         """Number of elements reduced into one."""
         return math.prod(self.inner)
 
+    @property
+    def along_memory(self) -> bool:
+        """Whether elements that are reduced into one lie side by side: the last axis that is not trivial is reduced."""
+        wide = [k for k, e in enumerate(self.shape) if e > 1]
+        return not wide or wide[-1] in self.reduced
+
+    @property
+    def pieces(self) -> tuple[list[int], list[int]]:
+        """The extents of the reduced axes in two parts: numbers of pieces, and the axes of one piece of memory."""
+        tail = len(self.shape)
+        while tail and (tail - 1 in self.reduced or self.shape[tail - 1] == 1):
+            tail -= 1
+        return [self.shape[k] for k in self.reduced if k < tail], [self.shape[k] for k in self.reduced if k >= tail]
+
     def join(self, outer: Sequence[Expr], inner: Sequence[Expr]) -> list[Expr]:
         """Input index from the kept and the reduced positions."""
         kept, reduced = iter(outer), iter(inner)
@@ -110,58 +124,78 @@ def lane_reduce(
     finish: Callable[[Expr, Sequence[Expr]], Expr],
     at: Callable[..., Sequence[Expr]],
     combiner: Combiner = SUM,
+    *,
+    across: bool = False,
 ) -> None:
-    """Reduce ``element(outer index, r)`` for r in [0, count) by lanes and tree; store ``finish(result, outer index)``."""
+    """Reduce ``element(outer index, r)`` for r in [0, count) by lanes and tree; store ``finish(result, outer index)``.
+
+    ``across`` says that the elements of neighbouring results, rather than those of one result, lie side by side in memory; the
+    lanes are then stored the same way.
+    """
     if count == 0:
         k.stage("map", k.output, outer, lambda o: finish(combiner.nothing(dtype), o), at=lambda *o: at(*o))
         return
-    if count <= BLOCK:
-        lanes = _lanes(k, outer, count, dtype, element, combiner)
-    else:
-        lanes = _lanes_of_blocks(k, outer, count, dtype, element, combiner)
+    make = _lanes if count <= BLOCK else _lanes_of_blocks
+    lanes = make(k, outer, count, dtype, element, combiner, across)
     k.stage("tree", k.output, outer, lambda o: finish(halving_tree(lanes(o), combiner.combine), o), at=lambda *o: at(*o))
 
 
-def _lanes(k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Element, combiner: Combiner) -> LaneValues:
+def _lanes(
+    k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Element, combiner: Combiner, across: bool
+) -> LaneValues:
     """The lanes' values over ``count`` elements without a block limit: lane p adds p, p + 32, p + 64, … in ascending order.
 
-    Whole rounds of 32 are a stage; the lanes that have one element more get it where the tree reads them, because a
-    condition inside the stage would keep it from using vectors.
+    Whole rounds of 32 are a stage; the lanes that have one element more get it in another, because a condition inside the
+    stage would keep it from using vectors.
     """
     width = min(LANES, count)
-    rounds = count // width
-    stored = k.scratch([*outer, width], dtype)
+    rounds, rest = divmod(count, width)
+
+    def place(index: Sequence[Expr]) -> list[Expr]:
+        return [index[-1], *index[:-1]] if across else list(index)
+
+    def stored(lanes: int) -> Buffer:
+        return k.scratch([lanes, *outer] if across else [*outer, lanes], dtype)
 
     def term(index: Sequence[Expr], reduce: Sequence[Expr], accumulator: Expr) -> Expr:
         return combiner.combine(accumulator, element(list(index[:-1]), reduce[0] * i64(LANES) + index[-1]))
 
-    k.stage("lanes", stored, [*outer, width], term, reduce=[rounds], init=combiner.identity(dtype))
+    whole = stored(width)
+    identity = combiner.identity(dtype)
+    k.stage("lanes", whole, [*outer, width], term, reduce=[rounds], init=identity, at=lambda *index: place(index))
+    if not rest:
+        return lambda o: [load(whole, place([*o, i64(p)])) for p in range(width)]
+    more = stored(rest)
 
-    def values(o: Sequence[Expr]) -> list[Expr]:
-        found = [load(stored, [*o, i64(p)]) for p in range(width)]
-        for p, r in enumerate(range(rounds * width, count)):
-            found[p] = combiner.combine(found[p], element(o, i64(r)))
-        return found
+    def one_more(index: Sequence[Expr]) -> Expr:
+        return combiner.combine(load(whole, place(index)), element(list(index[:-1]), i64(rounds * width) + index[-1]))
 
-    return values
+    k.stage("rest", more, [*outer, rest], one_more, at=lambda *index: place(index))
+    return lambda o: [load(more if p < rest else whole, place([*o, i64(p)])) for p in range(width)]
 
 
 def _lanes_of_blocks(
-    k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Element, combiner: Combiner
+    k: Kernel, outer: Sequence[int], count: int, dtype: str, element: Element, combiner: Combiner, across: bool
 ) -> LaneValues:
     """The lanes' values over the results of blocks of 1,024 elements, of which the last one may be shorter."""
     blocks, rest = divmod(count, BLOCK)
     # The block is the outermost axis, so that neighbouring results stay side by side.
     partial = k.scratch([blocks, *outer], dtype)
     inside = _lanes(
-        k, [blocks, *outer], BLOCK, dtype, lambda index, r: element(list(index[1:]), index[0] * i64(BLOCK) + r), combiner
+        k,
+        [blocks, *outer],
+        BLOCK,
+        dtype,
+        lambda index, r: element(list(index[1:]), index[0] * i64(BLOCK) + r),
+        combiner,
+        across,
     )
     k.stage("tree", partial, [blocks, *outer], lambda index: halving_tree(inside(index), combiner.combine))
-    whole = _lanes(k, outer, blocks, dtype, lambda o, r: load(partial, [r, *o]), combiner)
+    whole = _lanes(k, outer, blocks, dtype, lambda o, r: load(partial, [r, *o]), combiner, across)
     if not rest:
         return whole
     last = k.scratch(outer, dtype)
-    inside_last = _lanes(k, outer, rest, dtype, lambda o, r: element(o, i64(blocks * BLOCK) + r), combiner)
+    inside_last = _lanes(k, outer, rest, dtype, lambda o, r: element(o, i64(blocks * BLOCK) + r), combiner, across)
     k.stage("tree", last, outer, lambda o: halving_tree(inside_last(o), combiner.combine))
 
     def values(o: Sequence[Expr]) -> list[Expr]:
@@ -199,14 +233,36 @@ def lane_reduction(combiner: Combiner) -> Callable[[str, Sequence[TensorType], T
                     axes.outer,
                     axes.count,
                     t.dtype,
-                    lambda o, r: load(x, axes.join(o, unravel(r, axes.inner))),
+                    _elements(k, x, t, axes),
                     lambda total, o: total,
                     lambda *o: axes.place(o),
                     combiner,
+                    across=not axes.along_memory,
                 )
         return k.result()
 
     return build
+
+
+def _elements(k: Kernel, x: Buffer, t: TensorType, axes: Axes) -> Element:
+    """Element r of a reduction.
+
+    Where the reduced axes are several pieces of memory whose length is no multiple of the lanes, a vector over the lanes
+    would fall into two pieces: the elements are put side by side first.
+    """
+    pieces, piece = axes.pieces
+    if not axes.along_memory or not pieces or math.prod(piece) % LANES == 0:
+        return lambda o, r: load(x, axes.join(o, unravel(r, axes.inner)))
+    length = math.prod(piece)
+    side_by_side = k.scratch([*axes.outer, *pieces, length], t.dtype)
+    n = len(axes.outer)
+    k.stage(
+        "pack",
+        side_by_side,
+        [*axes.outer, *pieces, length],
+        lambda index: load(x, axes.join(index[:n], [*index[n:-1], *unravel(index[-1], piece)])),
+    )
+    return lambda o, r: load(side_by_side, [*o, *unravel(r // i64(length), pieces), r % i64(length)])
 
 
 def lowest(dtype: str) -> Expr:
@@ -228,22 +284,138 @@ def _range(dtype: str) -> tuple[int, int]:
     return (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+# ---- extrema --------------------------------------------------------------------------------------------------------
+
+#: Lanes of an extremum, whose order is free: enough to hide the latency of a comparison.
+_WIDE = 64
+#: Elements of a block where there are too few results to keep all threads busy.
+_WIDE_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class _Extreme:
+    """An operator for which order and repetition do not matter, with its identity.
+
+    Attributes:
+        combine: of two TIR expressions.
+        identity: of the scratch dtype.
+        dtype: of the values.
+    """
+
+    combine: Callable[[Expr, Expr], Expr]
+    identity: Expr
+    dtype: str
+
+
+#: (outer index, index of the pieces, number of the element in its piece) -> element.
+PieceElement = Callable[[Sequence[Expr], Sequence[Expr], Expr], Expr]
+
+
+def _extreme(
+    k: Kernel, outer: Sequence[int], pieces: Sequence[int], length: int, e: _Extreme, element: PieceElement
+) -> Callable[[Sequence[Expr]], Expr]:
+    """The extremum of pieces of ``length`` elements that lie side by side, as an expression of the outer index."""
+    if not pieces and length >= 2 * _WIDE_BLOCK and math.prod(outer) < 16:
+        return _extreme_of_blocks(k, outer, length, e, element)
+    width = min(_WIDE, length)
+    rounds, rest = divmod(length, width)
+    lanes = k.scratch([*outer, width], e.dtype)
+
+    def term(index: Sequence[Expr], reduce: Sequence[Expr], acc: Expr) -> Expr:
+        return e.combine(acc, element(index[:-1], reduce[:-1], reduce[-1] * i64(width) + index[-1]))
+
+    k.stage("lanes", lanes, [*outer, width], term, reduce=[*pieces, rounds], init=e.identity)
+    if rest:  # the last elements once more, as many as there are lanes
+        more = k.scratch([*outer, width], e.dtype)
+
+        def last(index: Sequence[Expr], reduce: Sequence[Expr], acc: Expr) -> Expr:
+            return e.combine(acc, element(index[:-1], reduce[: len(pieces)], i64(length - width) + index[-1]))
+
+        k.stage("lanes", more, [*outer, width], last, reduce=list(pieces) or [1], init=e.identity)
+        both = k.scratch([*outer, width], e.dtype)
+        k.stage("rest", both, [*outer, width], lambda index: e.combine(load(lanes, index), load(more, index)))
+        lanes = both
+    return _halved(k, outer, lanes, width, e)
+
+
+def _halved(k: Kernel, outer: Sequence[int], lanes: Buffer, width: int, e: _Extreme) -> Callable[[Sequence[Expr]], Expr]:
+    """The extremum of the lanes: the first half and the second, which may overlap, until one is left."""
+    while width > 2:
+        half = (width + 1) // 2
+        shorter = k.scratch([*outer, half], e.dtype)
+
+        def pair(index: Sequence[Expr], lanes: Buffer = lanes, step: int = width - half) -> Expr:
+            return e.combine(load(lanes, index), load(lanes, [*index[:-1], index[-1] + i64(step)]))
+
+        k.stage("tree", shorter, [*outer, half], pair)
+        lanes, width = shorter, half
+    if width == 1:
+        return lambda o: load(lanes, [*o, i64(0)])
+    return lambda o: e.combine(load(lanes, [*o, i64(0)]), load(lanes, [*o, i64(1)]))
+
+
+def _extreme_of_blocks(
+    k: Kernel, outer: Sequence[int], length: int, e: _Extreme, element: PieceElement
+) -> Callable[[Sequence[Expr]], Expr]:
+    blocks, rest = divmod(length, _WIDE_BLOCK)
+    inside = _extreme(
+        k, [*outer, blocks], [], _WIDE_BLOCK, e, lambda o, _, r: element(o[:-1], [], o[-1] * i64(_WIDE_BLOCK) + r)
+    )
+    partial = k.scratch([*outer, blocks], e.dtype)
+    k.stage("tree", partial, [*outer, blocks], inside)
+    whole = _extreme(k, outer, [], blocks, e, lambda o, _, r: load(partial, [*o, r]))
+    if not rest:
+        return whole
+    last = _extreme(k, outer, [], rest, e, lambda o, _, r: element(o, [], i64(blocks * _WIDE_BLOCK) + r))
+    return lambda o: e.combine(whole(o), last(o))
+
+
+def _reduce_extreme(
+    k: Kernel,
+    axes: Axes,
+    e: _Extreme,
+    element: Callable[[Sequence[Expr], Sequence[Expr]], Expr],
+    store: Buffer,
+    finish: Callable[[Expr], Expr],
+    at: Callable[..., Sequence[Expr]],
+) -> None:
+    """Store the extremum of ``element(outer index, reduced index)``."""
+    if not axes.along_memory or not axes.reduced:
+        folded = k.scratch(axes.outer, e.dtype)
+        k.stage(
+            "fold",
+            folded,
+            axes.outer,
+            lambda o, r, acc: e.combine(acc, element(o, r[: len(axes.inner)])),
+            reduce=axes.inner or [1],
+            init=e.identity,
+        )
+        k.stage("map", store, axes.outer, lambda o: finish(load(folded, o)), at=at)
+        return
+    pieces, piece = axes.pieces
+    value = _extreme(k, axes.outer, pieces, math.prod(piece), e, lambda o, p, r: element(o, [*p, *unravel(r, piece)]))
+    k.stage("tree", store, axes.outer, lambda o: finish(value(o)), at=at)
+
+
+def _extreme_of(dtype: str, *, largest: bool) -> _Extreme:
+    return _Extreme(ew.maximum, lowest(dtype), dtype) if largest else _Extreme(ew.minimum, highest(dtype), dtype)
+
+
 def extremum(*, largest: bool) -> Callable[[str, Sequence[TensorType], TensorType, Attrs], Any]:
     """Builder of ``reduce_max`` or ``reduce_min``."""
 
     def build(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
         (t,) = inputs
         axes = Axes(t.shape, attrs["axes"], attrs["keepdims"])
-        combine, identity = (ew.maximum, lowest) if largest else (ew.minimum, highest)
         with kernel(name, inputs, output) as k:
-            k.stage(
-                "fold",
+            _reduce_extreme(
+                k,
+                axes,
+                _extreme_of(t.dtype, largest=largest),
+                lambda o, r: load(k.inputs[0], axes.join(o, r)),
                 k.output,
-                axes.outer,
-                lambda o, r, acc: combine(acc, load(k.inputs[0], axes.join(o, r[: len(axes.inner)]))),
-                reduce=axes.inner or [1],
-                init=identity(t.dtype),
-                at=lambda *o: axes.place(o),
+                lambda value: value,
+                lambda *o: axes.place(o),
             )
         return k.result()
 
@@ -263,24 +435,24 @@ def arg_extremum(*, largest: bool) -> Callable[[str, Sequence[TensorType], Tenso
     def build(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
         (t,) = inputs
         axes = Axes(t.shape, attrs["axes"], attrs["keepdims"])
-        combine, identity = (ew.maximum, lowest) if largest else (ew.minimum, highest)
+        index = "int32" if axes.count < 2**31 else "int64"
+        never = tirx.IntImm(index, axes.count)
         with kernel(name, inputs, output) as k:
             (x,) = k.inputs
             best = k.scratch(axes.outer, t.dtype)
-            k.stage(
-                "fold",
-                best,
-                axes.outer,
-                lambda o, r, acc: combine(acc, load(x, axes.join(o, r))),
-                reduce=axes.inner,
-                init=identity(t.dtype),
-            )
-            never = i64(axes.count)
 
-            def first(o: Sequence[Expr], r: Sequence[Expr], acc: Expr) -> Expr:
-                return tirx.Min(acc, exact.select(wins(load(x, axes.join(o, r)), load(best, o)), r[0], never))
+            def element(o: Sequence[Expr], r: Sequence[Expr]) -> Expr:
+                return load(x, axes.join(o, r))
 
-            k.stage("fold", k.output, axes.outer, first, reduce=axes.inner, init=never, at=lambda *o: axes.place(o))
+            _reduce_extreme(k, axes, _extreme_of(t.dtype, largest=largest), element, best, lambda v: v, lambda *o: list(o))
+
+            def place(o: Sequence[Expr], r: Sequence[Expr]) -> Expr:
+                # As it is, TVM would compare the index in 64 bits.
+                number = tirx.Cast(index, exact.call("index", "int64", r[0]))
+                return exact.select(wins(element(o, r), load(best, o)), number, never)
+
+            first = _Extreme(tirx.Min, never, index)
+            _reduce_extreme(k, axes, first, place, k.output, lambda v: tirx.Cast("int64", v), lambda *o: axes.place(o))
         return k.result()
 
     return build

@@ -1,4 +1,4 @@
-"""Schedules for CPUs: one rule for each role that a stage can have (``gensyn_tvm.operators.nest.ROLES``)."""
+"""Schedules for CPUs: kernels with products by a rule for each role that a stage can have; others by ``rows``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gensyn_tvm.errors import ScheduleError
-from gensyn_tvm.schedules.blocks import inline_maps, live_blocks, role_of
-from gensyn_tvm.schedules.cpu import elementwise, products, reductions
+from gensyn_tvm.schedules.blocks import live_blocks, role_of
+from gensyn_tvm.schedules.cpu import elementwise, products
 from gensyn_tvm.targets.cpu import CpuTarget
 
 #: A rule schedules the block it is given, or returns None if the block has been taken along by another rule.
@@ -21,19 +21,15 @@ RULES: dict[str, Rule] = {
     "chunk": products.chunk,
     "total": elementwise.taken_along,
     "join": elementwise.taken_along,
-    "lanes": elementwise.taken_along,
-    "tree": reductions.tree,
-    "fold": reductions.fold,
 }
 
 
 def schedule(sch: Any, target: CpuTarget) -> None:
-    """Schedule every block of a kernel.
+    """Schedule every block of a kernel with products.
 
     Raises:
         ScheduleError: a block without a role.
     """
-    inline_maps(sch)
     for block in live_blocks(sch):
         role = role_of(sch, block)
         if role not in RULES:

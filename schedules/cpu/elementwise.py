@@ -5,23 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gensyn_tvm.operators import exact
 from gensyn_tvm.schedules.blocks import calls_in, extents, has_guards, spatial_and_reduction
+from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
 from gensyn_tvm.targets.cpu import CpuTarget
-
-#: Work (in additions, roughly) below which starting threads costs more than it saves.
-PARALLEL_WORK = 60_000
-_COST = {
-    **{exact.PREFIX + name: 30 for name in exact.ELEMENTARY},
-    **{exact.PREFIX + name: 100 for name in exact.ELEMENTARY_BINARY},
-    exact.PREFIX + "div": 6,
-    exact.PREFIX + "sqrt": 6,
-}
 
 
 def work_of(sch: Any, block: Any, elements: int) -> int:
     """Rough cost of a block."""
-    return elements * (2 + sum(_COST.get(name, 1) for name in calls_in(sch, block)))
+    return elements * cost_of_calls(calls_in(sch, block))
 
 
 def vector_length(extent: int, lanes: int) -> int:

@@ -17,7 +17,7 @@ from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.compiler import compile
 from gensyn_tvm.runtime.cpu import supported_levels
-from gensyn_tvm.schedules.cpu import elementwise, products, reductions
+from gensyn_tvm.schedules.cpu import elementwise, products, rows
 from gensyn_tvm.schedules.driver import STYLES
 
 from ..operators.support import difference, executed
@@ -136,7 +136,7 @@ def problem(case: Case, way: Way) -> str:
 @contextmanager
 def _eager_threads(eager: bool) -> Iterator[None]:
     """While compiling, no kernel is too small for threads."""
-    modules: tuple[Any, ...] = (elementwise, products, reductions)
+    modules: tuple[Any, ...] = (elementwise, products, rows)
     before = [module.PARALLEL_WORK for module in modules]
     try:
         for module in modules:

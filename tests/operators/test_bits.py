@@ -12,7 +12,7 @@ from gensyn_tvm import interpreter
 from gensyn_tvm.canonical.rules import ATTRIBUTES, RULES
 from gensyn_tvm.operators.registry import VARIANTS
 from gensyn_tvm.passes.lift import CANONICAL_NAN
-from gensyn_tvm.schedules.cpu import elementwise, products, reductions, sequences
+from gensyn_tvm.schedules.cpu import elementwise, products, rows, sequences
 
 from .case import array
 from .cases import CASES, FAMILIES, bundle
@@ -38,7 +38,7 @@ def test_compiled_is_the_interpreter(family: str, configuration: Configuration) 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("casts", "large")])
 def test_threads_on_the_smallest_kernels(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (elementwise, products, reductions, sequences):
+    for module in (elementwise, products, rows, sequences):
         monkeypatch.setattr(module, "PARALLEL_WORK", 0)
     check(family, Configuration(NATIVE, "fast", (2, 3)))
 

@@ -1,0 +1,197 @@
+"""Loops around one stage: vectors of full width along one axis, narrower ones for what is left over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import s_tir, tirx
+
+from gensyn_tvm.operators.nest import i64, unravel
+from gensyn_tvm.schedules.cpu.stages import Access, Stage, element_bits, is_flat, uses
+from gensyn_tvm.targets.cpu import CpuTarget
+
+Expr = Any
+Statement = Any
+
+#: Terms up to which a reduction keeps a vector of results in a register from the first term to the last.
+_SHORT_REDUCTION = 64
+#: Loops of so few iterations around vectors are unrolled.
+_UNROLLED = 8
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of positions along several variables taken as one.
+
+    Attributes:
+        variables: numbers of the stage's variables, outermost first.
+        start: the first position.
+        length: how many.
+    """
+
+    variables: tuple[int, ...]
+    start: Expr
+    length: int
+
+
+def loop(name: str, extent: int, kind: Any = tirx.ForKind.SERIAL) -> tuple[Any, Any]:
+    """A loop variable and what puts the loop around a statement."""
+    var = tirx.Var(name, "int64")
+    return var, lambda body: tirx.For(var, i64(0), i64(extent), kind, body)
+
+
+def sequence(statements: Sequence[Statement]) -> Statement:
+    """Statements one after the other."""
+    flat: list[Statement] = []
+    for s in statements:
+        flat.extend(s.seq if isinstance(s, tirx.SeqStmt) else [s])
+    return flat[0] if len(flat) == 1 else tirx.SeqStmt(flat)
+
+
+def lanes_for(stage: Stage, variables: Sequence[int], target: CpuTarget) -> int:
+    """Elements in a vector along the variables; 1 where a condition depends on them."""
+    moved = [stage.variables[k] for k in variables]
+    if any(uses(c, v) for c in stage.conditions for v in moved):
+        return 1
+    touched = [a for a in stage.accesses() if any(uses(i, v) for i in a.indices for v in moved)]
+    return target.lanes(max([32, *map(element_bits, touched)]))
+
+
+def steps_through(access: Access, variable: Any) -> bool:
+    """Whether neighbouring positions of the variable are neighbours in memory, or the same place."""
+    outer = access.indices[:-1]
+    if any(uses(i, variable) for i in outer):
+        return False
+    return not access.indices or not uses(access.indices[-1], variable) or _moves_by_one(access.indices[-1], variable)
+
+
+def _moves_by_one(index: Expr, variable: Any) -> bool:
+    if index.same_as(variable):
+        return True
+    return isinstance(index, tirx.Add) and (
+        (_moves_by_one(index.a, variable) and not uses(index.b, variable))
+        or (_moves_by_one(index.b, variable) and not uses(index.a, variable))
+    )
+
+
+def nest(stage: Stage, bound: Mapping[int, Expr], span: Span | None, target: CpuTarget) -> list[Statement]:
+    """The loops of a stage inside of loops that have fixed the variables ``bound``.
+
+    ``span``: the run of neighbouring results that the vectors go along; without one they go along the stage's own last axis.
+    """
+    taken = {*bound, *(span.variables if span else ())}
+    free = [k for k in range(stage.spatial) if k not in taken]
+    bound = {**bound, **{k: i64(0) for k in free if stage.extents[k] == 1}}
+    free = [k for k in free if stage.extents[k] > 1]
+    if span is None:
+        along = _flat_suffix(stage, free)
+        free = free[: len(free) - len(along)]
+        span = Span(tuple(along), i64(0), math.prod(stage.extents[k] for k in along))
+        is_lane = True
+    else:
+        is_lane = False
+    reduce = list(range(stage.spatial, len(stage.variables)))
+    if not reduce:
+        return [_around(stage, free, bound, lambda values: _vectors(stage, stage.block, values, span, target))]
+    start, update = _decomposed(stage.block)
+    first = _around(stage, free, bound, lambda values: _vectors(stage, start, values, span, target))
+    terms = math.prod(stage.extents[k] for k in reduce)
+    if not is_lane and terms <= _SHORT_REDUCTION:
+        second = _around(stage, free, bound, lambda values: _vectors(stage, update, values, span, target, inside=reduce))
+    else:
+        # Lanes side by side in memory are gone through in each step, results side by side in each step and lane.
+        lanes = free[-1:] if stage.role == "lanes" and not is_lane else []
+        order = [*free[: len(free) - len(lanes)], *reduce, *lanes]
+        second = _around(stage, order, bound, lambda values: _vectors(stage, update, values, span, target))
+    return [first, second]
+
+
+def _flat_suffix(stage: Stage, free: Sequence[int]) -> list[int]:
+    """The last free variables, as many as are one axis of memory."""
+    count = min(1, len(free))
+    while count < len(free) and stage.role != "lanes" and is_flat(stage, free[len(free) - count - 1 :]):
+        count += 1
+    return list(free[len(free) - count :])
+
+
+def _decomposed(block: Any) -> tuple[Any, Any]:
+    """The block that stores the identities and the block that adds the terms."""
+    spatial = [v for v in block.iter_vars if int(v.iter_type) != 2]
+    start = s_tir.SBlock(spatial, [], list(block.writes), f"{block.name_hint}_init", block.init)
+    reads = [*block.reads, *block.writes]
+    update = s_tir.SBlock(
+        list(block.iter_vars), reads, list(block.writes), block.name_hint, block.body, None, annotations=block.annotations
+    )
+    return start, update
+
+
+def _around(stage: Stage, order: Sequence[int], bound: Mapping[int, Expr], body: Any) -> Statement:
+    """Serial loops over variables of the stage, around what ``body`` makes of all values."""
+    values = dict(bound)
+    wraps = []
+    for k in order:
+        if stage.extents[k] == 1:
+            values[k] = i64(0)
+            continue
+        values[k], wrap = loop(f"i{k}", stage.extents[k])
+        wraps.append(wrap)
+    statement = sequence(body(values))
+    for wrap in reversed(wraps):
+        statement = wrap(statement)
+    return statement
+
+
+def _vectors(
+    stage: Stage, block: Any, values: Mapping[int, Expr], span: Span, target: CpuTarget, inside: Sequence[int] = ()
+) -> list[Statement]:
+    """Pieces of a span: whole vectors first, then halves, quarters, … of one for the rest.
+
+    ``inside``: reduction variables whose loops are around each vector.
+    """
+    lanes = lanes_for(stage, span.variables, target)
+    statements = []
+    done = 0
+    while done < span.length:
+        count = (span.length - done) // lanes
+        if count:
+            statements.append(_piece(stage, block, values, span, (done, count, lanes), inside))
+            done += count * lanes
+        lanes //= 2
+    return statements
+
+
+def _piece(
+    stage: Stage,
+    block: Any,
+    values: Mapping[int, Expr],
+    span: Span,
+    piece: tuple[int, int, int],
+    inside: Sequence[int],
+) -> Statement:
+    done, count, lanes = piece
+    position = span.start + i64(done) if done else span.start
+    wraps = []
+    if count > 1:
+        kind = tirx.ForKind.UNROLLED if count <= _UNROLLED and not inside and lanes > 1 else tirx.ForKind.SERIAL
+        var, wrap = loop("j", count, kind)
+        position = position + (var * i64(lanes) if lanes > 1 else var)
+        wraps.append(wrap)
+    values = dict(values)
+    for k in inside:
+        values[k] = i64(0)
+        if stage.extents[k] > 1:
+            values[k], wrap = loop(f"i{k}", stage.extents[k])
+            wraps.append(wrap)
+    if lanes > 1:
+        var, wrap = loop("v", lanes, tirx.ForKind.VECTORIZED)
+        position = position + var
+        wraps.append(wrap)
+    values.update(zip(span.variables, unravel(position, [stage.extents[k] for k in span.variables]), strict=True))
+    bindings = [values[k] for k in range(len(block.iter_vars))]
+    statement: Statement = s_tir.SBlockRealize(bindings, True, block)
+    for wrap in reversed(wraps):
+        statement = wrap(statement)
+    return statement

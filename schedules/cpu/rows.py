@@ -1,0 +1,286 @@
+"""Kernels without products: stages that share axes run together, row by row, while what they share is in the cache.
+
+Stages that read from one another at the same positions of some axes (the rows of a softmax, the channels of a batch
+normalisation) become one loop over these axes, run by threads, with the loops of each stage inside. Buffers between them shrink
+to what one row needs. Vectors go along a stage's own last axis, or, where the common axes are the ones that lie side by side in
+memory, along a tile of those.
+
+TVM's primitives can move a producer into one consumer only and know nothing of loops with something left over, so the loops are
+built here; the order verifier proves each result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from gensyn_tvm.operators.nest import i64, unravel
+from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
+from gensyn_tvm.schedules.cpu.nests import Span, Statement, loop, nest, sequence, steps_through
+from gensyn_tvm.schedules.cpu.stages import Access, Axis, Stage, common_axes, is_flat, stages_of, uses
+from gensyn_tvm.targets.cpu import CpuTarget
+
+Expr = Any
+
+#: What the stages of a kernel may be for it to be scheduled here.
+ROW_ROLES = frozenset({"map", "move", "pack", "lanes", "rest", "tree", "fold"})
+#: Bytes that one row may take in buffers between stages.
+_ROW_BYTES = 4 * 2**20
+#: Rows that keep all threads busy.
+_MANY = 8
+#: Neighbouring results in a tile: of stages that reduce (32 lanes of these stay in the first-level cache), and of others.
+_REDUCING_TILE_VECTORS = 4
+_TILE = 1024
+
+
+@dataclass(frozen=True)
+class Group:
+    """Stages that run together.
+
+    Attributes:
+        stages: in program order.
+        axes: the axes that they have in common.
+        buffers: the kernel's buffers between stages.
+    """
+
+    stages: list[Stage]
+    axes: list[Axis]
+    buffers: Sequence[Any]
+
+    @property
+    def scratch(self) -> bool:
+        """Whether the stages use buffers that are none of the kernel's arguments."""
+        return any(a.buffer.same_as(b) for s in self.stages for a in s.accesses() for b in self.buffers)
+
+    @property
+    def work(self) -> int:
+        """Rough cost in additions."""
+        return sum(stage.elements * cost_of_calls(stage.calls) for stage in self.stages)
+
+
+def row_stages(function: Any) -> list[Stage] | None:
+    """The stages of a kernel if all are of a kind that is scheduled here."""
+    stages = stages_of(function)
+    return stages if stages and all(stage.role in ROW_ROLES for stage in stages) else None
+
+
+def schedule_rows(function: Any, stages: Sequence[Stage], target: CpuTarget) -> Any:
+    """The kernel with threads and vectors."""
+    root = function.body.block
+    groups = _groups(stages, list(root.alloc_buffers))
+    copies = _Copies(list(root.alloc_buffers), groups)
+    body = sequence([s for group in groups for s in _loops(group, target, copies)])
+    block = s_tir.SBlock(list(root.iter_vars), list(root.reads), list(root.writes), root.name_hint, body, root.init, copies.all)
+    return function.with_body(s_tir.SBlockRealize([], True, block))
+
+
+class _Copies:
+    """Buffers between stages. A group that is written out twice gets buffers of its own for each."""
+
+    def __init__(self, buffers: list[Any], groups: Sequence[Group]) -> None:
+        self.all = buffers
+        users = {b: [g for g in groups if any(a.buffer.same_as(b) for s in g.stages for a in s.accesses())] for b in buffers}
+        self._private = {b for b, found in users.items() if len(found) == 1}
+
+    def renewed(self, group: Group) -> Group:
+        """The group with new buffers in place of those that only it uses."""
+        fresh = {
+            s.write.buffer: tirx.decl_buffer(s.write.buffer.shape, str(s.write.buffer.dtype), f"{s.write.buffer.name}_rest")
+            for s in group.stages
+            if s.write.buffer in self._private
+        }
+        self.all = [*self.all, *fresh.values()]
+        return replace(group, stages=[_with_buffers(stage, fresh) for stage in group.stages])
+
+
+def _with_buffers(stage: Stage, fresh: Mapping[Any, Any]) -> Stage:
+    def load(expr: Any, mutator: Any) -> Any:
+        expr = mutator.default_mutate(expr)
+        return tirx.BufferLoad(fresh[expr.source], expr.indices) if expr.source in fresh else expr
+
+    def store(stmt: Any, mutator: Any) -> Any:
+        stmt = mutator.default_mutate(stmt)
+        return tirx.BufferStore(fresh.get(stmt.buffer, stmt.buffer), stmt.value, stmt.indices)
+
+    def regions(found: Any) -> list[Any]:
+        return [tirx.BufferRegion(fresh.get(r.source, r.source), r.region) for r in found]
+
+    callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store)]
+    b = stage.block
+    block = s_tir.SBlock(
+        list(b.iter_vars),
+        regions(b.reads),
+        regions(b.writes),
+        b.name_hint,
+        tvm_ffi.structural_mutate(b.body, callbacks),
+        None if b.init is None else tvm_ffi.structural_mutate(b.init, callbacks),
+        annotations=b.annotations,
+    )
+
+    def renamed(a: Access) -> Access:
+        return Access(fresh.get(a.buffer, a.buffer), a.indices)
+
+    return replace(stage, block=block, write=renamed(stage.write), reads=tuple(map(renamed, stage.reads)))
+
+
+# ---- groups ---------------------------------------------------------------------------------------------------------
+
+
+def _groups(stages: Sequence[Stage], buffers: Sequence[Any]) -> list[Group]:
+    """Neighbouring stages with common axes, as many as keep enough rows."""
+
+    def group(members: Sequence[Stage]) -> Group:
+        return Group(list(members), common_axes(members), buffers)
+
+    found = [group(stages[:1])]
+    for stage in stages[1:]:
+        joined = group([*found[-1].stages, stage])
+        if _worthwhile(joined, found[-1]):
+            found[-1] = joined
+        else:
+            found.append(group([stage]))
+    return found
+
+
+def _worthwhile(joined: Group, before: Group) -> bool:
+    rows, rows_before = (math.prod(a.extent for a in g.axes) for g in (joined, before))
+    if not joined.axes or (rows < min(_MANY, rows_before) and joined.work >= PARALLEL_WORK):
+        return False
+    return _bytes_between(joined) <= rows * _ROW_BYTES
+
+
+def _bytes_between(group: Group) -> int:
+    read = {a.buffer for stage in group.stages for a in stage.reads}
+    return sum(4 * math.prod(s.write.shape()) for s in group.stages if s.write.buffer in read)
+
+
+# ---- loops ----------------------------------------------------------------------------------------------------------
+
+
+def _loops(group: Group, target: CpuTarget, copies: _Copies) -> list[Statement]:
+    suffix = _side_by_side(group, target)
+    if not suffix:
+        return [_rows(group, target)]
+    return _tiles(group, suffix, target, copies)
+
+
+def _bindings(group: Group, n: int, axes: Sequence[Axis], values: Sequence[Expr]) -> dict[int, Expr]:
+    return {axis.variables[n]: value for axis, value in zip(axes, values, strict=True)}
+
+
+def _over(axes: Sequence[Axis], *, parallel: bool, body: Callable[[list[Expr]], Statement]) -> Statement:
+    """A loop over all positions of some axes, run by threads if ``parallel``."""
+    extents = [axis.extent for axis in axes]
+    if not axes:
+        return body([])
+    var, wrap = loop("row", math.prod(extents), tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL)
+    return wrap(body(unravel(var, extents)))
+
+
+def _rows(group: Group, target: CpuTarget) -> Statement:
+    """One row after the other, vectors along the stages' own axes."""
+
+    def row(values: list[Expr]) -> Statement:
+        inner = [nest(stage, _bindings(group, n, group.axes, values), None, target) for n, stage in enumerate(group.stages)]
+        return sequence([s for statements in inner for s in statements])
+
+    return _over(group.axes, parallel=group.work >= PARALLEL_WORK, body=row)
+
+
+def _side_by_side(group: Group, target: CpuTarget) -> list[Axis]:
+    """The last common axes, as many as are one axis of memory, if vectors are to go along them; else none."""
+    if not group.axes or any(_prefers_own_axis(stage, group, n) for n, stage in enumerate(group.stages)):
+        return []
+    count = 1
+    # A buffer that shrinks to a tile must not be cut across several of its axes.
+    while not group.scratch and count < len(group.axes) and _flat(group, group.axes[-count - 1 :]):
+        count += 1
+    suffix = group.axes[-count:]
+    short = math.prod(a.extent for a in suffix) < min(target.lanes(), 8)
+    alone = len(group.stages) == 1 and not _is_reduction(group.stages[0])
+    return group.axes if short and alone and not group.stages[0].conditions else suffix
+
+
+def _flat(group: Group, axes: Sequence[Axis]) -> bool:
+    return all(is_flat(stage, [axis.variables[n] for axis in axes]) for n, stage in enumerate(group.stages))
+
+
+def _is_reduction(stage: Stage) -> bool:
+    return len(stage.variables) > stage.spatial
+
+
+def _prefers_own_axis(stage: Stage, group: Group, n: int) -> bool:
+    """Whether a stage's vectors should go along an axis of its own and not along the last common one."""
+    common = group.axes[-1].variables[n]
+    own = [k for k in range(stage.spatial) if k not in [a.variables[n] for a in group.axes] and stage.extents[k] > 1]
+    if not own:
+        return False
+    variable, last = stage.variables[common], stage.variables[own[-1]]
+    if _is_reduction(stage):
+        return not any(steps_through(a, variable) and _moves(a, variable) for a in stage.reads) or any(
+            _moves(a, last) and not _moves(a, variable) for a in stage.reads
+        )
+    return stage.role != "tree" and not _moves(stage.write, variable)
+
+
+def _moves(access: Access, variable: Any) -> bool:
+    return bool(access.indices) and uses(access.indices[-1], variable)
+
+
+def _tiles(group: Group, suffix: Sequence[Axis], target: CpuTarget, copies: _Copies) -> list[Statement]:
+    """Tiles of results that lie side by side, vectors along them."""
+    outer = group.axes[: len(group.axes) - len(suffix)]
+    rows, length = (math.prod(a.extent for a in axes) for axes in (outer, suffix))
+    parallel = group.work >= PARALLEL_WORK
+    tile = _tile(group, length, rows, target, parallel=parallel)
+    tiles, rest = divmod(length, tile)
+
+    def run(part: Group, values: Sequence[Expr], start: Expr, width: int) -> list[Statement]:
+        return [
+            s
+            for n, stage in enumerate(part.stages)
+            for s in nest(
+                stage,
+                _bindings(part, n, outer, values),
+                Span(tuple(axis.variables[n] for axis in suffix), start, width),
+                target,
+            )
+        ]
+
+    last = copies.renewed(group) if rest and tiles else group
+    if rows >= _MANY or not parallel or tiles < 2:
+
+        def row(values: list[Expr]) -> Statement:
+            whole = []
+            if tiles == 1:
+                whole = run(group, values, i64(0), tile)
+            elif tiles:
+                var, wrap = loop("tile", tiles, tirx.ForKind.SERIAL)
+                whole = [wrap(sequence(run(group, values, var * i64(tile), tile)))]
+            return sequence([*whole, *(run(last, values, i64(tiles * tile), rest) if rest else [])])
+
+        return [_over(outer, parallel=parallel and rows > 1, body=row)]
+    var, wrap = loop("tile", rows * tiles, tirx.ForKind.PARALLEL)
+    extents = [axis.extent for axis in outer]
+    *values, number = unravel(var, [*extents, tiles])
+    statements = [wrap(sequence(run(group, values, number * i64(tile), tile)))]
+    if rest:
+        remainder = _over(outer, parallel=False, body=lambda v: sequence(run(last, v, i64(tiles * tile), rest)))
+        statements.append(remainder)
+    return statements
+
+
+def _tile(group: Group, length: int, rows: int, target: CpuTarget, *, parallel: bool) -> int:
+    reduces = any(map(_is_reduction, group.stages))
+    if rows >= _MANY and len(group.stages) == 1 and not reduces:
+        return length
+    tile = _REDUCING_TILE_VECTORS * max(target.lanes(), 4) if reduces else _TILE
+    while parallel and rows * (length // tile) < _MANY and tile > 2 * max(target.lanes(), 4):
+        tile //= 2
+    return min(tile, length)

@@ -1,0 +1,90 @@
+"""Kernels without products: loops over rows and tiles, vectors of any length, reductions along and across memory."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from gensyn_tvm import interpreter
+from gensyn_tvm.canonical.graph import Graph, GraphBuilder
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.compiler import phases
+from gensyn_tvm.passes.pipeline import kernels, run_phases
+from gensyn_tvm.schedules.cpu.stages import Stage, common_axes, stages_of
+from gensyn_tvm.targets.cpu import TARGETS
+
+from ..operators.case import array
+from ..operators.support import LEVELS, Configuration, assert_all_same, outputs
+
+ODD = (1, 2, 3, 7, 17, 31, 65, 1023)
+
+
+def reduced(op: str, shape: tuple[int, ...], axes: tuple[int, ...], dtype: str = "float32") -> Graph:
+    b = GraphBuilder("program")
+    x = b.add_input("x", "input", TensorType(shape, dtype))
+    b.add_output("y", b.emit(op, x, axes=axes, keepdims=False))
+    return b.finish()
+
+
+def agrees(graph: Graph) -> None:
+    """Special values, subnormals, NaN and both zeros among the inputs."""
+    rng = np.random.default_rng(7)
+    given = {i.name: array(i.type, rng, special=True) for i in graph.inputs}
+    expected = interpreter.run(graph, given)
+    for level in LEVELS:
+        for found in outputs(graph, given, Configuration(level, "fast", (1, 2))).values():
+            assert_all_same([f"{o.name} on {level}" for o in graph.outputs], found, expected)
+
+
+@pytest.mark.parametrize("op", ("sum", "reduce_max", "reduce_min", "argmax"))
+@pytest.mark.parametrize(("shape", "axes"), [((9, 197), (1,)), ((197, 9), (0,)), ((67, 131), (0,)), ((3, 1100), (1,))])
+def test_reductions_along_and_across_memory(op: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    agrees(reduced(op, shape, axes))
+
+
+@pytest.mark.parametrize("op", ("sum", "reduce_max"))
+def test_reductions_of_pieces_of_memory(op: str) -> None:
+    agrees(reduced(op, (3, 5, 7, 9), (0, 2, 3)))
+
+
+@pytest.mark.parametrize("op", ("reduce_max", "argmin"))
+def test_extrema_of_long_vectors_are_cut_into_blocks(op: str) -> None:
+    agrees(reduced(op, (70001,), (0,)))
+    text = phases(reduced(op, (70001,), (0,)), "x86-64-v3")["schedule"]
+    assert "T.parallel(" in text
+
+
+def test_elementwise_kernels_of_every_length() -> None:
+    b = GraphBuilder("program")
+    lines = {n: b.add_input(f"x{n}", "input", TensorType((n,), "float32")) for n in ODD}
+    tables = {n: b.add_input(f"table{n}", "input", TensorType((5, n), "float32")) for n in ODD}
+    for n in ODD:
+        b.add_output(f"y{n}", b.emit("exp", lines[n]))
+        b.add_output(f"z{n}", b.emit("add", tables[n], lines[n]))
+    agrees(b.finish())
+
+
+def test_what_is_left_over_takes_narrower_vectors() -> None:
+    b = GraphBuilder("program")
+    b.add_output("y", b.emit("exp", b.add_input("x", "input", TensorType((1021,), "float32"))))
+    text = phases(b.finish(), "x86-64-v4")["schedule"]
+    assert sorted(int(n) for n in re.findall(r"vectorized\(T\.int64\((\d+)\)\)", text)) == [4, 8, 16]
+
+
+def stages(graph: Graph, style: str = "none") -> list[list[Stage]]:
+    seen = []
+    run_phases(graph, TARGETS["x86-64"], style, lambda phase, m: seen.append(m) if phase == "legalise" else None)
+    return [found for _, f in kernels(seen[0]) if (found := stages_of(f))]
+
+
+def test_rows_are_common_to_the_stages_of_a_sum() -> None:
+    by_roles = {tuple(s.role for s in found): found for found in stages(reduced("sum", (9, 197), (1,)))}
+    found = by_roles["lanes", "rest", "tree"]
+    assert [axis.extent for axis in common_axes(found)] == [9]
+
+
+def test_a_full_reduction_has_no_rows() -> None:
+    by_roles = {tuple(s.role for s in found): found for found in stages(reduced("sum", (197,), (0,)))}
+    assert common_axes(by_roles["lanes", "rest", "tree"]) == []
