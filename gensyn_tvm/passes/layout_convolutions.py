@@ -42,7 +42,7 @@ class _Shape:
 
 def _channels_cost(shape: _Shape, lanes: int, layouts: Layouts, weight: int) -> tuple[float, Tile]:
     """Channels in vectors, the positions of a line as rows."""
-    tile = best_tile(shape.spatial[-1], shape.outputs, lanes, layouts.target)
+    tile = best_tile(shape.spatial[-1], shape.outputs, lanes, layouts.target, shape.window[-1])
     lines = shape.number * shape.groups * math.prod(shape.spatial[:-1])
     total = lines * shape.terms * tile.padded(shape.spatial[-1], shape.outputs) * FMA * tile.slowness
     if weight not in layouts.fixed:

@@ -36,8 +36,11 @@ def _slowness(rows: int, vectors: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget) -> Tile:
-    """The tile that computes a matrix in the least time by a rough model; narrow matrices get a narrow vector."""
+def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget, window: int = 1) -> Tile:
+    """The tile that computes a matrix in the least time by a rough model; narrow matrices get a narrow vector.
+
+    ``window``: so many consecutive terms read the same scalars for neighbouring rows. LLVM then keeps them all in registers.
+    """
     width = lanes
     while width > 1 and width // 2 >= columns:
         width //= 2
@@ -46,7 +49,8 @@ def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget) -> Tile:
         if vectors > 1 and (vectors - 1) * width >= columns:
             break
         for r in range(1, min(rows, _MAX_ROWS) + 1):
-            if r * vectors + min(vectors, 4) > target.registers - 2:
+            operands = vectors + (1 if window == 1 else r + window - 1)
+            if r * vectors + operands > target.registers - 1:
                 break
             tile = Tile(r, vectors * width, _slowness(r, vectors) * lanes / width)
             if best is None or _cost(tile, rows, columns) < _cost(best, rows, columns):
