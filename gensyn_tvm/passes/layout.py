@@ -24,6 +24,10 @@ from gensyn_tvm.targets.cpu import CpuTarget
 #: A vectorised operand of at most so many bytes is read where it is.
 _IN_PLACE_BYTES = 32 * 1024
 _FEW_ROWS = 4
+#: Rows that are a multiple of so many bytes apart share the same few lines of a first-level cache.
+_CACHE_PERIOD, _CACHE_WAYS = 4096, 8
+#: With fewer bytes of the other operand in each matrix, panels are used by several matrices in turn.
+_FEW_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -160,15 +164,19 @@ def plan_matmul(a: Operand, b: Operand, output: TensorType, target: CpuTarget, f
     k = a.shape[-1]
     repeats = math.prod(batch)
 
-    def cost(rows: int, columns: int, vector: Operand, stride: int, scatter: bool) -> tuple[float, Tile]:
-        tile = best_tile(rows, columns, lanes, target)
+    def cost(rows: int, columns: int, scalar: Operand, vector: Operand, scatter: bool) -> tuple[float, Tile]:
+        row, stride = (
+            (scalar.views()[-1][1], vector.views()[-2][1]) if scatter else (scalar.views()[-2][1], vector.views()[-1][1])
+        )
+        crowded = row * output.itemsize % _CACHE_PERIOD == 0
+        tile = best_tile(rows, columns, lanes, target, most_rows=_CACHE_WAYS if crowded else 14)
         total = repeats * k * tile.padded(rows, columns) * FMA * tile.slowness
         if vector.value not in fixed:
             total += vector.type.size * (COPY if stride == 1 else TRANSPOSE)
         return total + (repeats * m * n * SCATTER if scatter else 0.0), tile
 
-    normal, tile = cost(m, n, b, b.views()[-1][1], False)
-    exchanged, other = cost(n, m, a, a.views()[-2][1], True)
+    normal, tile = cost(m, n, a, b, False)
+    exchanged, other = cost(n, m, b, a, True)
     if exchanged < normal:
         return MatmulPlan(True, other.columns, other)
     in_place = (
@@ -190,8 +198,10 @@ def matmul(layouts: Layouts, node: Node) -> int:
         *batch, rows, columns = operand.views()
         terms, vector = (columns, rows) if plan.transposed else (rows, columns)
         inputs[number] = layouts.pack(operand.value, batch, (terms,), vector, plan.panel, node.source)
-        # Panels without leading axes serve them all, and stay near while the loops over those run.
-        around = 0 if all(e == 1 for e, _ in batch) else output.rank - 2
+        # Panels without leading axes serve them all, and stay near while the loops over those run if there are few rows.
+        left = plan.tile.padded(output.shape[-1 if plan.transposed else -2], 1) * terms[0] * output.itemsize
+        shared = all(e == 1 for e, _ in batch) and left < _FEW_BYTES
+        around = 0 if shared else output.rank - 2
         attrs |= {"panel": plan.panel, "tile": plan.tile.rows, "around": around}
     return layouts.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))
 

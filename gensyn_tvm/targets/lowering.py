@@ -196,10 +196,14 @@ def _elementary_binary(name: str) -> Lowering:
 
 
 def _llvm_fma(call: Any) -> Expr:
-    """One rounding. Without fma instructions float32 goes through binary64, rounded to odd; float64 calls libm's fma."""
+    """One rounding. Without fma instructions float32 goes through binary64, rounded to odd; float64 calls libm's fma.
+
+    Under a fence too: LLVM turns an fma with the addend -0.0 into a multiplication, which it would contract with an addition
+    that follows.
+    """
     dtype = exact.dtype_of(call)
     if has_fma() or exact.element_of(dtype) == "float64":
-        return tirx.call_llvm_pure_intrin(dtype, "llvm.fma", *call.args)
+        return _fence(tirx.call_llvm_pure_intrin(dtype, "llvm.fma", *call.args))
     body, _, (a, b, c) = call_body(call)
     wide_c = body.let(exact.convert(c, "float64"))
     product = body.let(exact.mul(exact.convert(a, "float64"), exact.convert(b, "float64")))

@@ -28,6 +28,10 @@ from gensyn_tvm.targets.cpu import CpuTarget
 _OPERAND_REGISTERS = 8
 _MAX_ROWS = 14
 _REDUCTION = 2  # tirx.IterVar.CommReduce
+#: Full chunks from which a product runs chunk by chunk.
+_MANY_CHUNKS = 8
+#: Bytes of the left operand that a product keeps in the second- or third-level cache.
+_SECOND_LEVEL, _THIRD_LEVEL = 256 * 1024, 4 * 1024 * 1024
 
 
 def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]:
@@ -80,6 +84,8 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     lanes, tile_rows, width = _tile(sch, block, target)
     last = _follower(sch, group.result, width)
     work = sum(math.prod(int(v.dom.extent) for v in sch.get(c).iter_vars) for c, _ in group.parts)
+    if _by_chunks(sch, group):
+        return _chunks_outermost(sch, group, lanes, tile_rows, width, last, work >= PARALLEL_WORK)
     stages = [s for part in group.parts for s in part if s is not None]
     driver = group.result
     if last is None and len(stages) == 1:
@@ -96,10 +102,10 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
         _store_with(sch, last, tasks, tiles, lanes)
     chains = [_place(sch, c, total, driver, tiles, lanes) for c, total in group.parts]
     if driver is not block:
-        sch.vectorize(inner[-1])
-        if group.join is not None:  # LLVM keeps an array in registers only if every index into it is a constant
-            sch.unroll(inner[-2])
-            sch.unroll(inner[-3])
+        if group.join is None:
+            sch.vectorize(inner[-1])
+        else:
+            _static(sch, inner)
     if work >= PARALLEL_WORK:
         sch.parallel(tasks)
     # Last: once the initial value is a block of its own, TVM no longer sees that the rest is a reduction.
@@ -108,8 +114,65 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     return block
 
 
+def _by_chunks(sch: Any, group: _Group) -> bool:
+    """Whether a product runs chunk by chunk.
+
+    With many chunks neither operand's tile of all terms stays in a cache. With two, a long and a short one, LLVM holds the
+    first result in registers while it calculates the second, and spills.
+    """
+    block, total = group.parts[0]
+    if PANEL not in dict(sch.get(block).annotations):
+        return False
+    if total is None:
+        return group.join is not None and len(group.parts) > 1
+    spatial = [int(v.dom.extent) for v in sch.get(block).iter_vars if int(v.iter_type) != _REDUCTION]
+    return math.prod(spatial[:-3]) == 1 and _chunk_count(sch, block) >= _MANY_CHUNKS  # batch…, chunk, row, column
+
+
+def _chunks_outermost(sch: Any, group: _Group, lanes: int, rows: int, width: int, last: Any, parallel: bool) -> Any:
+    """For each chunk all tiles, whose results are added to a total in memory; then the last, shorter chunk."""
+    block, total = group.parts[0]
+    annotations = {**dict(sch.get(block).annotations), STREAMED: 0}
+    if total is None:
+        driver = sch.cache_write(block, 0, "local")
+        tiles, _, inner = _tiles(sch, driver, lanes, rows, width, annotations, True)
+        chains = _place(sch, block, None, driver, tiles, lanes)
+    else:
+        sch.set_scope(block, 0, "local")
+        loops = zip(sch.get_loops(total), sch.get(total).iter_vars, strict=True)
+        (chunks,) = [loop for loop, v in loops if int(v.iter_type) == _REDUCTION]
+        tiles, _, inner = _tiles(sch, total, lanes, rows, width, annotations, True)
+        sch.reorder(chunks, tiles)
+        chains = [*_place(sch, block, None, total, tiles, lanes), (total, chunks)]
+    _static(sch, inner)
+    if parallel:
+        sch.parallel(tiles)
+    if group.join is not None:
+        rest, _ = group.parts[1]
+        sch.set_scope(rest, 0, "local")
+        tiles, tasks, inner = _tiles(sch, group.join, lanes, rows, width, annotations, True)
+        if last is not None:
+            sch.set_scope(group.join, 0, "local")
+            _store_with(sch, last, tasks, tiles, lanes)
+        chains += _place(sch, rest, None, group.join, tiles, lanes)
+        _static(sch, inner)
+        if parallel:
+            sch.parallel(tasks)
+    for stage, loop in chains:
+        sch.decompose_reduction(stage, loop)
+    return block
+
+
+def _static(sch: Any, inner: list[Any]) -> None:
+    """Vectors, and no loops inside of a tile: LLVM keeps an array in registers only if every index into it is a constant."""
+    rows, vectors, lane = inner
+    sch.vectorize(lane)
+    sch.unroll(vectors)
+    sch.unroll(rows)
+
+
 def _tiles(
-    sch: Any, driver: Any, lanes: int, rows: int, width: int, annotations: Mapping[str, Any]
+    sch: Any, driver: Any, lanes: int, rows: int, width: int, annotations: Mapping[str, Any], by_chunks: bool = False
 ) -> tuple[Any, Any, list[Any]]:
     """The loop over tiles, the loop whose iterations are independent tasks, and the loops in a tile: rows, vectors, lanes."""
     loops = list(sch.get_loops(driver))
@@ -125,9 +188,40 @@ def _tiles(
         sch.reorder(*batch, row_outer, column_outer, *terms, *inner)
         tasks = sch.fuse(*batch, row_outer)
         return column_outer, tasks, inner
-    sch.reorder(*batch[:around], column_outer, *batch[around:], row_outer, *terms, *inner)
-    tasks = sch.fuse(*batch[:around], column_outer, *batch[around:], row_outer)
+    block = _row_block(sch, driver, row_outer, rows, by_chunks) if around == len(batch) else None
+    if block is None:
+        order = [*batch[:around], column_outer, *batch[around:], row_outer]
+    else:
+        row_block, row_outer = sch.split(row_outer, [None, block])
+        order = [*batch, row_block, column_outer, row_outer]
+    sch.reorder(*order, *terms, *inner)
+    tasks = sch.fuse(*order)
     return tasks, tasks, inner
+
+
+def _row_block(sch: Any, driver: Any, row_outer: Any, rows: int, by_chunks: bool) -> int | None:
+    """So many register tiles of rows stay in a cache while all columns pass by; None: all do.
+
+    The second-level cache if a product runs chunk by chunk; with all terms at once it would hold too few rows.
+    """
+    (count,) = extents(sch, [row_outer])
+    chunks = _chunks_before(sch, driver)
+    terms = [math.prod(int(v.dom.extent) for v in sch.get(c).iter_vars if int(v.iter_type) == _REDUCTION) for c in chunks]
+    if by_chunks:
+        stored, memory = terms[0], _SECOND_LEVEL
+    else:
+        stored, memory = sum(t * _chunk_count(sch, c) for t, c in zip(terms, chunks, strict=True)), _THIRD_LEVEL
+    most = max(1, memory // (rows * stored * element_bits(sch, driver) // 8))
+    if count <= most:
+        return None
+    block = max(d for d in range(1, most + 1) if count % d == 0)
+    return block if 4 * block >= most else None
+
+
+def _chunk_count(sch: Any, chunk: Any) -> int:
+    """Chunks of a product that are full: the extent of the reduction of the total that follows, if any."""
+    totals = [c for c in sch.get_consumers(chunk) if role_of(sch, c) == "total"]
+    return math.prod(int(v.dom.extent) for t in totals for v in sch.get(t).iter_vars if int(v.iter_type) == _REDUCTION)
 
 
 def _place(sch: Any, block: Any, total: Any, driver: Any, tiles: Any, lanes: int) -> list[tuple[Any, Any]]:

@@ -36,10 +36,11 @@ def _slowness(rows: int, vectors: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget, window: int = 1) -> Tile:
+def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget, window: int = 1, most_rows: int = _MAX_ROWS) -> Tile:
     """The tile that computes a matrix in the least time by a rough model; narrow matrices get a narrow vector.
 
     ``window``: so many consecutive terms read the same scalars for neighbouring rows. LLVM then keeps them all in registers.
+    ``most_rows``: fewer rows than usual, because they lie in the same lines of the first-level cache.
     """
     width = lanes
     while width > 1 and width // 2 >= columns:
@@ -48,7 +49,7 @@ def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget, window: in
     for vectors in range(1, 9 if rows == 1 else 5):
         if vectors > 1 and (vectors - 1) * width >= columns:
             break
-        for r in range(1, min(rows, _MAX_ROWS) + 1):
+        for r in range(1, min(rows, most_rows) + 1):
             operands = vectors + (1 if window == 1 else r + window - 1)
             if r * vectors + operands > target.registers - 1:
                 break
