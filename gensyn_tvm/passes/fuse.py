@@ -12,7 +12,6 @@ def fuse(module: Any) -> Any:
     """Merge elementwise, broadcasting and data-moving kernels into their neighbours."""
     passes = tvm.transform.Sequential(
         [
-            relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(fuse_opt_level=2),
             relax.transform.FuseTIR(),
             relax.transform.DeadCodeElimination(),

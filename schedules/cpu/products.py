@@ -265,7 +265,7 @@ def _tile(sch: Any, block: Any, target: CpuTarget) -> tuple[int, int, int]:
 def _follower(sch: Any, block: Any, width: int) -> Any:
     """The elementwise stage that alone reads a product's result, each element where it is, if whole tiles fit the columns."""
     consumers = list(sch.get_consumers(block))
-    if len(consumers) != 1 or role_of(sch, consumers[0]) != "map":
+    if len(consumers) != 1 or role_of(sch, consumers[0]) != "map" or len(sch.get_producers(consumers[0])) != 1:
         return None
     (last,) = consumers
     streamed = any(dict(sch.get(c).annotations).get(STREAMED) for c in _chunks_before(sch, block))
@@ -278,7 +278,8 @@ def _follower(sch: Any, block: Any, width: int) -> Any:
             continue
         found = [k for i in load.indices for k, v in enumerate(variables) if i.same_as(v)]
         fixed = sum(isinstance(i, tirx.IntImm) for i in load.indices)
-        if len(set(found)) != len(found) or len(found) + fixed != len(load.indices) or len(found) != len(variables):
+        moving = {k for k, v in enumerate(sch.get(last).iter_vars) if int(v.dom.extent) > 1}
+        if len(set(found)) != len(found) or len(found) + fixed != len(load.indices) or not moving <= set(found):
             return None
         if int(sch.get(last).iter_vars[found[-1]].dom.extent) % width:
             return None
@@ -295,16 +296,38 @@ def _chunks_before(sch: Any, block: Any) -> list[Any]:
 
 
 def _store_with(sch: Any, last: Any, tasks: Any, tiles: Any, lanes: int) -> None:
-    """Store a tile, or all tiles of some rows, as soon as they are complete."""
-    sch.reverse_compute_at(last, tasks, preserve_unit_loops=True)
-    inner = _loops_below(sch, last, tasks)
-    length = vector_length(extents(sch, inner[-1:])[0], lanes)
-    if has_guards(sch, last) or length < min(lanes, 4):
-        return
-    vectors, vector = sch.split(inner[-1], [None, length])
-    sch.vectorize(vector)
-    if sch.get(tasks).same_as(sch.get(tiles)) and length == lanes:
-        sch.unroll(vectors)
+    """Store a tile, or all tiles of some rows, as soon as they are complete, and what elementwise stages make of it."""
+    while last is not None:
+        sch.reverse_compute_at(last, tasks, preserve_unit_loops=True)
+        inner = _loops_below(sch, last, tasks)
+        length = vector_length(extents(sch, inner[-1:])[0], lanes)
+        if not has_guards(sch, last) and length >= min(lanes, 4):
+            vectors, vector = sch.split(inner[-1], [None, length])
+            sch.vectorize(vector)
+            if sch.get(tasks).same_as(sch.get(tiles)) and length == lanes:
+                sch.unroll(vectors)
+        last = _next_map(sch, last)
+
+
+def _next_map(sch: Any, block: Any) -> Any:
+    """The elementwise stage that alone reads a stage of the same shape, element by element; None if there is none."""
+    consumers = list(sch.get_consumers(block))
+    if len(consumers) != 1 or role_of(sch, consumers[0]) != "map" or len(sch.get_producers(consumers[0])) != 1:
+        return None
+    (following,) = consumers
+    domain = [int(v.dom.extent) for v in sch.get(block).iter_vars]
+    variables = list(sch.get(following).iter_vars)
+    if [int(v.dom.extent) for v in variables] != domain:
+        return None
+    buffer = sch.get(block).writes[0].source
+    loads: list[Any] = []
+    tvm_ffi.structural_walk(sch.get(following).body, [(tvm.ir.TensorLoad, loads.append)])
+    for load in loads:
+        if load.source.same_as(buffer) and not all(
+            i.same_as(v.var) or int(v.dom.extent) == 1 for i, v in zip(load.indices, variables, strict=True)
+        ):
+            return None
+    return following
 
 
 def _loops_below(sch: Any, block: Any, loop: Any) -> list[Any]:
