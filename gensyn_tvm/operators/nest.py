@@ -25,7 +25,8 @@ Index = Sequence[Expr]
 ROLE = "gensyn.role"
 
 #: Annotations of a ``chunk`` stage, see ``products.chunked.Product``.
-PANEL, TILE, AROUND, STREAMED = "gensyn.panel", "gensyn.tile", "gensyn.around", "gensyn.streamed"
+PANEL, TILE, BLOCK = "gensyn.panel", "gensyn.tile", "gensyn.block"
+AROUND, STREAMED = "gensyn.around", "gensyn.streamed"
 
 #: Attribute of a PrimFunc whose loops run as they are written: it has no blocks, and no schedule applies.
 AS_WRITTEN = "gensyn.as_written"

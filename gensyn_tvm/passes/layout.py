@@ -15,39 +15,9 @@ from typing import Any
 
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Node, Output, eliminate_dead_nodes
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators.products.matmul import logical_shape
-from gensyn_tvm.passes import layout_convolutions
-from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE
-from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile
+from gensyn_tvm.passes import layout_convolutions, layout_matmul
+from gensyn_tvm.passes.layout_matmul import Operand
 from gensyn_tvm.targets.cpu import CpuTarget
-
-#: A vectorised operand of at most so many bytes is read where it is.
-_IN_PLACE_BYTES = 32 * 1024
-_FEW_ROWS = 4
-#: Rows that are a multiple of so many bytes apart share the same few lines of a first-level cache.
-_CACHE_PERIOD, _CACHE_WAYS = 4096, 8
-#: With fewer bytes of the other operand in each matrix, panels are used by several matrices in turn.
-_FEW_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A matrix operand: the value that is stored, its type, and the permutation through which it is read (none: ())."""
-
-    value: int
-    type: TensorType
-    axes: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Extents as the product sees them."""
-        return logical_shape(self.type, self.axes)
-
-    def views(self) -> list[tuple[int, int]]:
-        """(extent, stride in elements) of each axis as the product sees them."""
-        strides = [math.prod(self.type.shape[k + 1 :]) for k in range(self.type.rank)]
-        order = self.axes or range(self.type.rank)
-        return [(self.type.shape[a], strides[a]) for a in order]
 
 
 @dataclass
@@ -142,73 +112,9 @@ class Layouts:
         return self.shared(Node("pack", (value,), attrs, (TensorType(shape, t.dtype),), source))
 
 
-@dataclass(frozen=True)
-class MatmulPlan:
-    """How a matrix product is computed.
-
-    Attributes:
-        transposed: whether the columns of the register tile are rows of the result.
-        panel: width of the panels of the operand in vectors; 0: it is read in place.
-        tile: the register tile.
-    """
-
-    transposed: bool
-    panel: int
-    tile: Tile
-
-
-def plan_matmul(a: Operand, b: Operand, output: TensorType, target: CpuTarget, fixed: set[int]) -> MatmulPlan:
-    """The cheaper of both orientations by a rough model of time."""
-    lanes = target.lanes(8 * output.itemsize)
-    *batch, m, n = output.shape
-    k = a.shape[-1]
-    repeats = math.prod(batch)
-
-    def cost(rows: int, columns: int, scalar: Operand, vector: Operand, scatter: bool) -> tuple[float, Tile]:
-        row, stride = (
-            (scalar.views()[-1][1], vector.views()[-2][1]) if scatter else (scalar.views()[-2][1], vector.views()[-1][1])
-        )
-        crowded = row * output.itemsize % _CACHE_PERIOD == 0
-        tile = best_tile(rows, columns, lanes, target, most_rows=_CACHE_WAYS if crowded else 14)
-        total = repeats * k * tile.padded(rows, columns) * FMA * tile.slowness
-        if vector.value not in fixed:
-            total += vector.type.size * (COPY if stride == 1 else TRANSPOSE)
-        return total + (repeats * m * n * SCATTER if scatter else 0.0), tile
-
-    normal, tile = cost(m, n, a, b, False)
-    exchanged, other = cost(n, m, b, a, True)
-    if exchanged < normal:
-        return MatmulPlan(True, other.columns, other)
-    in_place = (
-        b.views()[-1][1] == 1 and b.value not in fixed and (m <= _FEW_ROWS or b.type.size * b.type.itemsize <= _IN_PLACE_BYTES)
-    )
-    return MatmulPlan(False, 0 if in_place and n % lanes == 0 else tile.columns, tile)
-
-
-def matmul(layouts: Layouts, node: Node) -> int:
-    """(…, M, K) x (…, K, N) in the cheaper orientation, its operands read through their transpositions."""
-    (output,) = node.types
-    a, b = (layouts.operand(v) for v in node.inputs)
-    plan = plan_matmul(a, b, output, layouts.target, layouts.fixed)
-    inputs, attrs = [a.value, b.value], dict(node.attrs)
-    attrs |= {"left_axes": a.axes, "right_axes": b.axes, "transposed": plan.transposed, "in_place": not plan.panel}
-    if plan.panel:
-        number = 0 if plan.transposed else 1
-        operand = (a, b)[number]
-        *batch, rows, columns = operand.views()
-        terms, vector = (columns, rows) if plan.transposed else (rows, columns)
-        inputs[number] = layouts.pack(operand.value, batch, (terms,), vector, plan.panel, node.source)
-        # Panels without leading axes serve them all, and stay near while the loops over those run if there are few rows.
-        left = plan.tile.padded(output.shape[-1 if plan.transposed else -2], 1) * terms[0] * output.itemsize
-        shared = all(e == 1 for e, _ in batch) and left < _FEW_BYTES
-        around = 0 if shared else output.rank - 2
-        attrs |= {"panel": plan.panel, "tile": plan.tile.rows, "around": around}
-    return layouts.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))
-
-
 #: Operators with a choice of layouts.
 RULES: dict[str, Callable[[Layouts, Node], int]] = {
-    "matmul": matmul,
+    "matmul": layout_matmul.matmul,
     "conv": layout_convolutions.conv,
     "conv_backward_data": layout_convolutions.conv_backward_data,
     "conv_backward_weight": layout_convolutions.conv_backward_weight,

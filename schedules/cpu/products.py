@@ -18,9 +18,10 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from gensyn_tvm.operators.nest import AROUND, PANEL, STREAMED, TILE
+from gensyn_tvm.operators.nest import AROUND, BLOCK, PANEL, STREAMED, TILE
 from gensyn_tvm.schedules.blocks import extents, has_guards, role_of
 from gensyn_tvm.schedules.cpu.elementwise import PARALLEL_WORK, element_bits, vector_length
+from gensyn_tvm.schedules.cpu.tiles import MANY_CHUNKS
 from gensyn_tvm.targets.cpu import CpuTarget
 
 #: Registers left for operands beside the accumulators. Fewer make LLVM spill: it keeps what neighbouring kernel positions of a
@@ -28,10 +29,6 @@ from gensyn_tvm.targets.cpu import CpuTarget
 _OPERAND_REGISTERS = 8
 _MAX_ROWS = 14
 _REDUCTION = 2  # tirx.IterVar.CommReduce
-#: Full chunks from which a product runs chunk by chunk.
-_MANY_CHUNKS = 8
-#: Bytes of the left operand that a product keeps in the second- or third-level cache.
-_SECOND_LEVEL, _THIRD_LEVEL = 256 * 1024, 4 * 1024 * 1024
 
 
 def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]:
@@ -126,7 +123,7 @@ def _by_chunks(sch: Any, group: _Group) -> bool:
     if total is None:
         return group.join is not None and len(group.parts) > 1
     spatial = [int(v.dom.extent) for v in sch.get(block).iter_vars if int(v.iter_type) != _REDUCTION]
-    return math.prod(spatial[:-3]) == 1 and _chunk_count(sch, block) >= _MANY_CHUNKS  # batch…, chunk, row, column
+    return math.prod(spatial[:-3]) == 1 and _chunk_count(sch, block) >= MANY_CHUNKS  # batch…, chunk, row, column
 
 
 def _chunks_outermost(sch: Any, group: _Group, lanes: int, rows: int, width: int, last: Any, parallel: bool) -> Any:
@@ -135,13 +132,13 @@ def _chunks_outermost(sch: Any, group: _Group, lanes: int, rows: int, width: int
     annotations = {**dict(sch.get(block).annotations), STREAMED: 0}
     if total is None:
         driver = sch.cache_write(block, 0, "local")
-        tiles, _, inner = _tiles(sch, driver, lanes, rows, width, annotations, True)
+        tiles, _, inner = _tiles(sch, driver, lanes, rows, width, annotations)
         chains = _place(sch, block, None, driver, tiles, lanes)
     else:
         sch.set_scope(block, 0, "local")
         loops = zip(sch.get_loops(total), sch.get(total).iter_vars, strict=True)
         (chunks,) = [loop for loop, v in loops if int(v.iter_type) == _REDUCTION]
-        tiles, _, inner = _tiles(sch, total, lanes, rows, width, annotations, True)
+        tiles, _, inner = _tiles(sch, total, lanes, rows, width, annotations)
         sch.reorder(chunks, tiles)
         chains = [*_place(sch, block, None, total, tiles, lanes), (total, chunks)]
     _static(sch, inner)
@@ -150,7 +147,7 @@ def _chunks_outermost(sch: Any, group: _Group, lanes: int, rows: int, width: int
     if group.join is not None:
         rest, _ = group.parts[1]
         sch.set_scope(rest, 0, "local")
-        tiles, tasks, inner = _tiles(sch, group.join, lanes, rows, width, annotations, True)
+        tiles, tasks, inner = _tiles(sch, group.join, lanes, rows, width, annotations)
         if last is not None:
             sch.set_scope(group.join, 0, "local")
             _store_with(sch, last, tasks, tiles, lanes)
@@ -172,7 +169,7 @@ def _static(sch: Any, inner: list[Any]) -> None:
 
 
 def _tiles(
-    sch: Any, driver: Any, lanes: int, rows: int, width: int, annotations: Mapping[str, Any], by_chunks: bool = False
+    sch: Any, driver: Any, lanes: int, rows: int, width: int, annotations: Mapping[str, Any]
 ) -> tuple[Any, Any, list[Any]]:
     """The loop over tiles, the loop whose iterations are independent tasks, and the loops in a tile: rows, vectors, lanes."""
     loops = list(sch.get_loops(driver))
@@ -188,8 +185,8 @@ def _tiles(
         sch.reorder(*batch, row_outer, column_outer, *terms, *inner)
         tasks = sch.fuse(*batch, row_outer)
         return column_outer, tasks, inner
-    block = _row_block(sch, driver, row_outer, rows, by_chunks) if around == len(batch) else None
-    if block is None:
+    block = int(annotations.get(BLOCK, 0))
+    if not block:
         order = [*batch[:around], column_outer, *batch[around:], row_outer]
     else:
         row_block, row_outer = sch.split(row_outer, [None, block])
@@ -197,25 +194,6 @@ def _tiles(
     sch.reorder(*order, *terms, *inner)
     tasks = sch.fuse(*order)
     return tasks, tasks, inner
-
-
-def _row_block(sch: Any, driver: Any, row_outer: Any, rows: int, by_chunks: bool) -> int | None:
-    """So many register tiles of rows stay in a cache while all columns pass by; None: all do.
-
-    The second-level cache if a product runs chunk by chunk; with all terms at once it would hold too few rows.
-    """
-    (count,) = extents(sch, [row_outer])
-    chunks = _chunks_before(sch, driver)
-    terms = [math.prod(int(v.dom.extent) for v in sch.get(c).iter_vars if int(v.iter_type) == _REDUCTION) for c in chunks]
-    if by_chunks:
-        stored, memory = terms[0], _SECOND_LEVEL
-    else:
-        stored, memory = sum(t * _chunk_count(sch, c) for t, c in zip(terms, chunks, strict=True)), _THIRD_LEVEL
-    most = max(1, memory // (rows * stored * element_bits(sch, driver) // 8))
-    if count <= most:
-        return None
-    block = max(d for d in range(1, most + 1) if count % d == 0)
-    return block if 4 * block >= most else None
 
 
 def _chunk_count(sch: Any, chunk: Any) -> int:

@@ -9,6 +9,12 @@ from functools import lru_cache
 from gensyn_tvm.targets.cpu import CpuTarget
 
 _MAX_ROWS = 14
+#: How much slower a narrow panel is when all rows come from the third-level cache for each.
+_STREAMED = {1: 2.0, 2: 1.2}
+#: Full chunks from which a product runs chunk by chunk.
+MANY_CHUNKS = 8
+#: Bytes of the left operand that a product keeps in the second- or third-level cache.
+_SECOND_LEVEL, _THIRD_LEVEL = 256 * 1024, 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,22 @@ def _slowness(rows: int, vectors: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget, window: int = 1, most_rows: int = _MAX_ROWS) -> Tile:
+def best_tile(
+    rows: int,
+    columns: int,
+    lanes: int,
+    target: CpuTarget,
+    window: int = 1,
+    most_rows: int = _MAX_ROWS,
+    exactly: int = 0,
+    streamed: bool = False,
+) -> Tile:
     """The tile that computes a matrix in the least time by a rough model; narrow matrices get a narrow vector.
 
     ``window``: so many consecutive terms read the same scalars for neighbouring rows. LLVM then keeps them all in registers.
-    ``most_rows``: fewer rows than usual, because they lie in the same lines of the first-level cache.
+    ``most_rows``: fewer rows than usual, because they lie in the same lines of the first-level cache; ``exactly``: so many,
+    which lie in panels; ``streamed``: the rows' operand is too large for the second-level cache, and each panel of columns
+    reads it again.
     """
     width = lanes
     while width > 1 and width // 2 >= columns:
@@ -49,11 +66,12 @@ def best_tile(rows: int, columns: int, lanes: int, target: CpuTarget, window: in
     for vectors in range(1, 9 if rows == 1 else 5):
         if vectors > 1 and (vectors - 1) * width >= columns:
             break
-        for r in range(1, min(rows, most_rows) + 1):
+        for r in [exactly] if exactly else range(1, min(rows, most_rows) + 1):
             operands = vectors + (1 if window == 1 else r + window - 1)
             if r * vectors + operands > target.registers - 1:
                 break
-            tile = Tile(r, vectors * width, _slowness(r, vectors) * lanes / width)
+            slowness = _slowness(r, vectors) * (_STREAMED.get(vectors, 1.0) if streamed else 1.0)
+            tile = Tile(r, vectors * width, slowness * lanes / width)
             if best is None or _cost(tile, rows, columns) < _cost(best, rows, columns):
                 best = tile
     assert best is not None
@@ -64,3 +82,16 @@ def _cost(tile: Tile, rows: int, columns: int) -> float:
     # Of equal ones the one that divides the columns, so that the result is stored from the tile, and then the widest.
     ragged = 1.02 if columns % tile.columns else 1.0
     return tile.slowness * tile.padded(rows, columns) * ragged - 1e-9 * tile.columns
+
+
+def row_block(rows: int, tile: int, terms: int, chunk: int, itemsize: int) -> int:
+    """So many register tiles of rows stay in a cache while all columns pass by; 0: all do.
+
+    The second-level cache if a product runs chunk by chunk; with all terms at once it would hold too few rows.
+    """
+    by_chunks = terms >= MANY_CHUNKS * chunk or chunk < terms < 2 * chunk
+    memory, stored = (_SECOND_LEVEL, chunk) if by_chunks else (_THIRD_LEVEL, terms)
+    count, most = math.ceil(rows / tile), max(1, memory // (tile * stored * itemsize))
+    if count <= most:
+        return 0
+    return math.ceil(count / math.ceil(count / most))

@@ -18,7 +18,7 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.operators import exact, terms
-from gensyn_tvm.operators.nest import AROUND, PANEL, STREAMED, TILE, Buffer, Kernel, guarded, i64, load, unravel
+from gensyn_tvm.operators.nest import AROUND, BLOCK, PANEL, STREAMED, TILE, Buffer, Kernel, guarded, i64, load, unravel
 
 Expr = Any
 Index = Sequence[Expr]
@@ -76,6 +76,8 @@ class Product:
         in_place: whether packing is not worth it; ``right`` is then read where it is, without added columns.
         panel: width of the panels that ``right`` has been packed into by a kernel of its own; 0: it has not.
         tile: rows of the register tile, of which a multiple is computed; 0: up to the schedule.
+        rows_exist: whether ``left`` has a value for the rows that are computed beyond the last.
+        block: so many register tiles of rows stay in a cache while all columns pass by; 0: all do.
         around: so many batch axes enclose the loop over panels; the others run inside of it, because they share the panels.
         streamed: if there are any, a thread takes a tile's rows through all columns and stores the result when the rows are
             complete; columns are then flat indices of a grid with these extents, by which the result is indexed.
@@ -94,6 +96,8 @@ class Product:
     in_place: bool = False
     panel: int = 0
     tile: int = 0
+    rows_exist: bool = False
+    block: int = 0
     around: int | None = None
     streamed: Sequence[int] = ()
 
@@ -152,7 +156,10 @@ def _width(p: Product) -> int:
 
 def _height(p: Product) -> int:
     """Rows that are computed."""
-    return math.ceil(p.rows / p.tile) * p.tile if p.tile else padded_rows(p.rows)
+    if not p.tile:
+        return padded_rows(p.rows)
+    unit = p.tile * max(1, p.block)
+    return math.ceil(p.rows / unit) * unit
 
 
 def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Index, Expr], Expr]:
@@ -171,7 +178,7 @@ def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Ind
 
 def _existing(p: Product, row: Expr) -> Expr:
     """A row of the operand for a computed row: the added ones repeat the last."""
-    return row if _height(p) == p.rows else tirx.Min(row, i64(p.rows - 1))
+    return row if p.rows_exist or _height(p) == p.rows else tirx.Min(row, i64(p.rows - 1))
 
 
 def _emit_chunks(k: Kernel, p: Product, packed: Any, width: int, chunks: int) -> Buffer:
@@ -208,6 +215,8 @@ def _emit_chunk(
         return result if p.takes_part is None else exact.select(p.takes_part(batch, row, inner), result, accumulator)
 
     around = rank if p.around is None else p.around
-    annotations = {PANEL: p.panel, TILE: p.tile, AROUND: around, STREAMED: int(bool(p.streamed))} if p.panel else {}
+    annotations = (
+        {PANEL: p.panel, TILE: p.tile, BLOCK: p.block, AROUND: around, STREAMED: int(bool(p.streamed))} if p.panel else {}
+    )
     k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=terms.start(p.dtype), annotations=annotations)
     return buffer

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tvm import tirx
+
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.elementwise import broadcast_index
 from gensyn_tvm.operators.nest import Buffer, i64, kernel, load
@@ -54,13 +56,27 @@ def _panel_reader(buffer: Buffer, t: TensorType, width: int) -> Reader:
     return read
 
 
+def _left_panel_reader(buffer: Buffer, t: TensorType) -> Reader:
+    """(batch index, row, term) of an operand in panels (batch…, panel, term, row in panel).
+
+    Rows beyond the last panel are rows of it.
+    """
+    *leading, count, _, width = t.shape
+
+    def read(index: Index, row: Expr, term: Expr) -> Expr:
+        panel = tirx.Min(row // i64(width), i64(count - 1))
+        return load(buffer, [*broadcast_index(index, leading), panel, term, row % i64(width)])
+
+    return read
+
+
 def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """(…, M, K) x (…, K, N) -> (…, M, N); leading axes broadcast.
 
     Attributes of the layout pass: ``left_axes`` and ``right_axes``, permutations through which the operands are read;
     ``transposed``: rows and columns are exchanged inside of the kernel; ``panel``: width of the panels that the operand with
-    the columns has been packed into, 0: it is read in place; ``tile``: rows of the register tile; ``around``: see ``Product``.
-    Without them a narrow result is computed transposed.
+    the columns has been packed into, 0: it is read in place; ``left_panel``: width of those of the other operand; ``terms``;
+    ``tile``, ``block`` and ``around``: see ``Product``. Without them a narrow result is computed transposed.
     """
     m, n = output.shape[-2:]
     transposed = attrs.get("transposed", n < COLUMNS // 2 and m > n)
@@ -69,18 +85,21 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
     by_row, by_column = (1, 0) if transposed else (0, 1)
     axes = (attrs.get("left_axes", ()), attrs.get("right_axes", ()))
     with kernel(name, inputs, output) as k:
-        scalars = _reader(k.inputs[by_row], inputs[by_row], axes[by_row])
+        if attrs.get("left_panel", 0):
+            left = _left_panel_reader(k.inputs[by_row], inputs[by_row])
+        else:
+            scalars = _reader(k.inputs[by_row], inputs[by_row], axes[by_row])
+            left = _exchanged(scalars) if transposed else scalars
         if panel:
             vectors = _panel_reader(k.inputs[by_column], inputs[by_column], panel)
         else:
             stored = _reader(k.inputs[by_column], inputs[by_column], axes[by_column])
             vectors = _exchanged(stored) if transposed else stored
-        left = _exchanged(scalars) if transposed else scalars
         product = Product(
             output.shape[:-2],
             rows,
             columns,
-            logical_shape(inputs[by_row], axes[by_row])[-2 if transposed else -1],
+            attrs["terms"] if "terms" in attrs else logical_shape(inputs[by_row], axes[by_row])[-2 if transposed else -1],
             (),
             CHUNK,
             output.dtype,
@@ -89,6 +108,8 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
             in_place=not transposed and attrs.get("in_place", m <= _FEW_ROWS),
             panel=panel,
             tile=attrs.get("tile", 0),
+            block=attrs.get("block", 0),
+            rows_exist=attrs.get("left_panel", 0) > 0,
             around=attrs.get("around"),
         )
         emit_product(k, product, lambda i: [*i[:-2], i[-1], i[-2]] if transposed else list(i))

@@ -1,0 +1,130 @@
+"""The layout of matrix products: orientation, register tile, and which operands are packed into panels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gensyn_tvm.canonical.graph import Node
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators.products.matmul import CHUNK, logical_shape
+from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE
+from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, row_block
+
+if TYPE_CHECKING:
+    from gensyn_tvm.passes.layout import Layouts
+
+#: A vectorised operand of at most so many bytes is read where it is, and one of which few rows read.
+_IN_PLACE_BYTES, _FEW_ROWS = 32 * 1024, 4
+#: With fewer bytes of the other operand in each matrix, panels are used by several matrices in turn.
+_FEW_BYTES = 64 * 1024
+#: Rows that are a multiple of so many bytes apart share the same few lines of a first-level cache.
+_CACHE_PERIOD, _CACHE_WAYS = 4096, 8
+#: Bytes that surely fit no second-level cache.
+_SECOND_LEVEL = 1024 * 1024
+#: How much slower a tile is whose rows share lines of the cache, or whose next term lies in another page.
+_CROWDED, _FAR = 1.08, 1.7
+#: Rows of the panels of the operand that is read as scalars, and the fewest rows for which it is worth considering.
+_LEFT_PANEL, _MANY_ROWS = 8, 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a matrix product is computed.
+
+    Attributes:
+        cost: nanoseconds, roughly.
+        transposed: whether the columns of the register tile are rows of the result.
+        tile: the register tile.
+        left_panel: whether the operand in scalars is packed too.
+    """
+
+    cost: float
+    transposed: bool
+    tile: Tile
+    left_panel: bool
+
+
+def _plans(scalar: Operand, vector: Operand, transposed: bool, output: TensorType, layouts: Layouts) -> list[Plan]:
+    """Both ways to read the operand in scalars, for one orientation; operands are (rows, terms) and (terms, columns)."""
+    lanes = layouts.target.lanes(8 * output.itemsize)
+    (rows, row_stride), (terms, term_stride) = scalar.matrix(transposed)
+    _, (columns, column_stride) = vector.matrix(transposed)
+    repeats = math.prod(output.shape[:-2])
+    fixed = 0.0 if vector.value in layouts.fixed else vector.type.size * (COPY if column_stride == 1 else TRANSPOSE)
+    fixed += repeats * rows * columns * SCATTER if transposed else 0.0
+
+    def time(tile: Tile) -> float:
+        return repeats * terms * tile.padded(rows, columns) * FMA * tile.slowness
+
+    crowded = row_stride * output.itemsize % _CACHE_PERIOD == 0
+    far = term_stride * output.itemsize >= _CACHE_PERIOD
+    large = rows * terms * output.itemsize > _SECOND_LEVEL
+    tile = best_tile(rows, columns, lanes, layouts.target, most_rows=_CACHE_WAYS if crowded else 14, streamed=large)
+    slower = (_CROWDED if crowded else 1.0) * (_FAR if far else 1.0)
+    plans = [Plan(time(tile) * slower + fixed, transposed, tile, False)]
+    if rows >= _MANY_ROWS and lanes >= _LEFT_PANEL and (crowded or far):
+        tile = best_tile(rows, columns, lanes, layouts.target, exactly=_LEFT_PANEL, streamed=large)
+        packing = 0.0 if scalar.value in layouts.fixed else scalar.type.size * (COPY if row_stride == 1 else TRANSPOSE)
+        plans.append(Plan(time(tile) + packing + fixed, transposed, tile, True))
+    return plans
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A matrix operand: the value that is stored, its type, and the permutation through which it is read (none: ())."""
+
+    value: int
+    type: TensorType
+    axes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents as the product sees them."""
+        return logical_shape(self.type, self.axes)
+
+    def views(self) -> list[tuple[int, int]]:
+        """(extent, stride in elements) of each axis as the product sees them."""
+        strides = [math.prod(self.type.shape[k + 1 :]) for k in range(self.type.rank)]
+        order = self.axes or range(self.type.rank)
+        return [(self.type.shape[a], strides[a]) for a in order]
+
+    def matrix(self, exchanged: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The last two axes, or those exchanged."""
+        first, second = self.views()[-2:]
+        return (second, first) if exchanged else (first, second)
+
+
+def matmul(layouts: Layouts, node: Node) -> int:
+    """(…, M, K) x (…, K, N) in the cheapest way, its operands read through their transpositions."""
+    (output,) = node.types
+    a, b = (layouts.operand(v) for v in node.inputs)
+    plan = min([*_plans(a, b, False, output, layouts), *_plans(b, a, True, output, layouts)], key=lambda p: p.cost)
+    scalar, vector = (b, a) if plan.transposed else (a, b)
+    (rows, _), terms = scalar.matrix(plan.transposed)
+    attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes, "transposed": plan.transposed}
+    few = rows <= _FEW_ROWS or vector.type.size * vector.type.itemsize <= _IN_PLACE_BYTES
+    columns = vector.matrix(plan.transposed)[1]
+    lanes = layouts.target.lanes(8 * output.itemsize)
+    in_place = few and not plan.transposed and columns[1] == 1 and columns[0] % lanes == 0 and b.value not in layouts.fixed
+    attrs["in_place"] = in_place
+    if in_place:
+        return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
+    batch = vector.views()[:-2]
+    inputs = [a.value, b.value]
+    inputs[0 if plan.transposed else 1] = layouts.pack(
+        vector.value, batch, (vector.matrix(plan.transposed)[0],), columns, plan.tile.columns, node.source
+    )
+    if plan.left_panel:
+        left = layouts.pack(
+            scalar.value, scalar.views()[:-2], (terms,), scalar.matrix(plan.transposed)[0], _LEFT_PANEL, node.source
+        )
+        inputs[1 if plan.transposed else 0] = left
+        attrs |= {"left_panel": _LEFT_PANEL, "terms": terms[0]}
+    # Panels without leading axes serve them all, and stay near while the loops over those run if there are few rows.
+    shared = all(e == 1 for e, _ in batch) and plan.tile.padded(rows, 1) * terms[0] * output.itemsize < _FEW_BYTES
+    block = 0 if shared else row_block(rows, plan.tile.rows, terms[0], CHUNK, output.itemsize)
+    around = 0 if shared else output.rank - 2
+    attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows, "block": block, "around": around}
+    return layouts.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))
