@@ -40,16 +40,24 @@ def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> 
         return function
     if has_sequence(function):  # TVM's primitives do not know statements that run in order
         return schedule_sequences(function, target) if style == "fast" else function
+    sch = traced(function, target, style)
+    if sch is None:
+        return function
+    _check_primitives(name, sch)
+    scheduled = sch.mod["main"]
+    stages = row_stages(scheduled) if style == "fast" else None
+    return (schedule_rows(scheduled, stages, target) if stages else scheduled).with_attrs(dict(function.attrs))
+
+
+def traced(function: Any, target: CpuTarget, style: str) -> Any:
+    """A kernel's schedule with its trace, before rows rebuild its loops if they do; None if it stays as it is."""
     sch = tvm.s_tir.Schedule(function, debug_mask="none")
     if any(is_empty(sch, block) for block in live_blocks(sch)):
-        return function  # TVM's primitives fail on stages without elements, and there is nothing to gain
+        return None  # TVM's primitives fail on stages without elements, and there is nothing to gain
     inline_maps(sch)
-    stages = row_stages(sch.mod["main"]) if style == "fast" else None
-    if style == "fast" and not stages:
+    if style == "fast" and not row_stages(sch.mod["main"]):
         schedule_cpu(sch, target)
-    _check_primitives(name, sch)
-    scheduled = sch.mod["main"] if not stages else schedule_rows(sch.mod["main"], stages, target)
-    return scheduled.with_attrs(dict(function.attrs))
+    return sch
 
 
 def _check_primitives(name: str, sch: Any) -> None:

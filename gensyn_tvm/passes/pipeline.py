@@ -21,6 +21,7 @@ from tvm import relax, tirx
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.operators.nest import AS_WRITTEN
 from gensyn_tvm.passes.booleans import store_as_bytes
+from gensyn_tvm.passes.culprit import naming_primitive
 from gensyn_tvm.passes.exactness import check_exactness
 from gensyn_tvm.passes.fuse import fuse
 from gensyn_tvm.passes.layout import choose_layouts
@@ -54,19 +55,22 @@ def schedule(module: Any, target: CpuTarget, style: str) -> Any:
     return scheduled
 
 
-def verify(module: Any) -> Any:
-    """Prove the order and exactness of every kernel; the module is returned unchanged.
+def verify(module: Any, unscheduled: Any, target: CpuTarget, style: str) -> Any:
+    """Prove that every kernel computes what it did before it was scheduled, in order and exactly; returns the module unchanged.
 
     Raises:
-        ScheduleError: a reduction may run out of order.
+        ScheduleError: a reduction may run out of order, or a value may be another one.
         ExactnessError: arithmetic outside of the exact operators.
     """
+    variants = {gv.name_hint: function for gv, function in kernels(unscheduled)}
     for gv, function in kernels(module):
+        name = gv.name_hint
         if AS_WRITTEN in dict(function.attrs):
-            check_moves(gv.name_hint, function)
+            check_moves(name, function)
         else:
-            check_order(gv.name_hint, function)
-        check_exactness(gv.name_hint, function)
+            with naming_primitive(name, variants[name], target, style):
+                check_order(name, function, variants[name])
+        check_exactness(name, function)
     return module
 
 
@@ -120,7 +124,7 @@ def run_phases(
             module = fuse(module)
         module = reorder(module)
         see("fuse", module)
-        module = verify(schedule(module, target, style))
+        module = verify(schedule(module, target, style), module, target, style)
         see("schedule", module)
         module = lower(store_booleans(module))
         see("lower", module)

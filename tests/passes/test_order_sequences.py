@@ -82,7 +82,8 @@ def _predicate(r: Any, v: list[Any]) -> Any:
 
 
 def _shared(r: Any, v: list[Any]) -> Any:
-    return loop(v[1], 16, tirx.SeqStmt([loop(v[0], 12, r), tirx.Evaluate(i64(0))]), Kind.PARALLEL)
+    w = tirx.Var("w", "int64")
+    return loop(v[1], 16, tirx.SeqStmt([loop(v[0], 12, r), loop(w, 12, around(r, [w, v[1]]))]), Kind.PARALLEL)
 
 
 ATTACKS = {
@@ -90,7 +91,7 @@ ATTACKS = {
     "steps as vectors": (_vector_steps, "a reduction loop under vectorize|may touch the same elements"),
     "backwards": (_backwards, "every value of the index once|an affine function of loops from 0|a larger step"),
     "interleaved": (_interleaved, "a larger step"),
-    "an update lost": (_lost, "11 values of an index of extent T.int64\\(12\\)"),
+    "an update lost": (_lost, "11 values of an index of extent 12"),
     "an update repeated": (_twice, "no index of the block depends on"),
     "overlapping pieces": (_overlap, "every value of the index once"),
     "some updates only": (_predicate, "every iteration of the sequence"),
