@@ -40,6 +40,7 @@ VARIANTS: dict[str, Variant] = {
     "conv_backward_weight": products.conv_backward_weight,
     "pack": products.pack,
     "image": products.image,
+    "weave": products.weave,
     **pooling.VARIANTS,
     "reshape": movement.reshape,
     "transpose": movement.transpose,

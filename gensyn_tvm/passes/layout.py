@@ -95,8 +95,9 @@ class Layouts:
         columns: tuple[int, int],
         width: int,
         source: str,
+        first: int = 0,
     ) -> int:
-        """The value that holds another one in panels; axes are (extent, stride) of the value's elements."""
+        """The value that holds another one in panels; axes are (extent, stride) of its elements from ``first`` on."""
         t = self.types[value]
         flat = TensorType((t.size,), t.dtype)
         if t.rank != 1:
@@ -107,6 +108,7 @@ class Layouts:
             "columns": columns,
             "width": width,
             "lanes": self.lanes(t),
+            "first": first,
         }
         shape = (*(e for e, _ in batch), math.ceil(columns[0] / width), math.prod(e for e, _ in terms), width)
         return self.shared(Node("pack", (value,), attrs, (TensorType(shape, t.dtype),), source))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators.products.convolution import Transposed
-from gensyn_tvm.operators.products.image import Grid, padded_grid, positions, wide_grid
+from gensyn_tvm.operators.products.image import Grid, flat, padded_grid, positions, wide_grid
 from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, SCATTERED_COPY, TRANSPOSE
 from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile
 
@@ -120,19 +120,87 @@ def conv(layouts: Layouts, node: Node) -> int:
     return layouts.emit(Node("conv", inputs, attrs, node.types, node.source))
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a phase of an input gradient, see ``taps`` of ``operators.products.convolution.conv``."""
+
+    extent: int
+    count: int
+    start: int
+    step: int
+    first: int
+    weight_step: int
+
+
+def _phase_axis(phase: int, size: int, window: int, stride: int, dilation: int, low: int) -> _Axis | None:
+    """Positions phase, phase + stride, … of an axis of ``size``: the kernel positions that take part; None if none does."""
+    taken = [j for j in range(window) if (phase + low - j * dilation) % stride == 0]
+    if not taken:
+        return None
+    step = taken[1] - taken[0] if len(taken) > 1 else 1
+    start = (phase + low - taken[0] * dilation) // stride
+    return _Axis(len(range(phase, size, stride)), len(taken), start, -step * dilation // stride, taken[0], step)
+
+
 def conv_backward_data(layouts: Layouts, node: Node) -> int:
-    """dy (N, O, spatial…), w (O, C / groups, kernel…): input channels in vectors, the positions of a line as rows."""
+    """dy (N, O, spatial…), w (O, C / groups, kernel…): positions of equal phase, modulo the strides, are a convolution each."""
+    (output,) = node.types
+    attrs, spatial = node.attrs, output.shape[2:]
+    window = layouts.types[node.inputs[1]].shape[2:]
+    strides = attrs["strides"]
+    values, phases = [], []
+    for phase in itertools.product(*(range(s) for s in strides)):
+        parts = zip(phase, spatial, window, strides, attrs["dilations"], (lo for lo, _ in attrs["padding"]), strict=True)
+        axes = [_phase_axis(*part) for part in parts]
+        if all(a is not None and a.extent for a in axes):
+            values.append(_phase(layouts, node, [a for a in axes if a is not None]))
+            phases.append(phase)
+    if all(s == 1 for s in strides):
+        return values[0]
+    t = {"phases": tuple(phases), "strides": strides, "lanes": layouts.lanes(output)}
+    return layouts.emit(Node("weave", tuple(values), t, node.types, node.source))
+
+
+def _phase(layouts: Layouts, node: Node, axes: Sequence[_Axis]) -> int:
+    """One phase of an input gradient in the cheaper layout."""
     (image, weight), (output,) = node.inputs, node.types
     dy, w = layouts.types[image], layouts.types[weight]
-    attrs: dict[str, Any] = dict(node.attrs)
-    groups, lanes = attrs["groups"], layouts.target.lanes(8 * dy.itemsize)
-    shape = _Shape(dy.shape[0], groups, w.shape[0] // groups, w.shape[1], w.shape[2:], output.shape[2:])
-    _, tile = _channels_cost(shape, lanes, layouts, weight)
-    geometry = Transposed(shape.spatial, shape.window, attrs["strides"], attrs["dilations"], attrs["padding"])
-    attrs |= {"panel": tile.columns, "tile": tile.rows, "window": shape.window, "spatial": dy.shape[2:]}
-    source = _padded(layouts, image, geometry.borders(dy.shape[2:]), attrs, node.source)
-    packed = _pack_weight(layouts, weight, groups, False, tile.columns, node.source)
-    return layouts.emit(Node("conv_backward_data", (source, packed), attrs, node.types, node.source))
+    groups, lanes = node.attrs["groups"], layouts.target.lanes(8 * dy.itemsize)
+    spatial, window = tuple(a.extent for a in axes), tuple(a.count for a in axes)
+    shape = _Shape(dy.shape[0], groups, w.shape[0] // groups, w.shape[1], window, spatial)
+    lowest = [a.start + (a.count - 1) * a.step for a in axes]
+    padding = tuple((-low, a.extent - 1 + a.start - (e - 1)) for low, a, e in zip(lowest, axes, dy.shape[2:], strict=True))
+    taps = tuple((a.start - low, a.step, a.first, a.weight_step) for a, low in zip(axes, lowest, strict=True))
+    attrs: dict[str, Any] = {**node.attrs, "taps": taps, "window": window, "unit": math.prod(w.shape[2:])}
+    types = (TensorType((*output.shape[:2], *spatial), output.dtype),)
+    grid = padded_grid(dy.shape[2:], padding)
+    ones = (1,) * len(axes)
+    channels, tile = _channels_cost(shape, lanes, layouts, weight)
+    over_positions, other = _positions_cost(shape, grid, lanes, layouts, ones)
+    if over_positions < channels:
+        computed = math.ceil(positions(spatial, grid.extents) / other.columns) * other.columns
+        reach = flat([a.start - low for a, low in zip(axes, lowest, strict=True)], grid.extents)
+        grid = replace(grid, length=max(grid.length, reach + computed))
+        attrs |= {"layout": "positions", "grid": as_attribute(grid), "panel": other.columns, "tile": other.rows}
+        return layouts.emit(Node("conv", (spread(layouts, image, grid, node.source), weight), attrs, types, node.source))
+    attrs |= {"layout": "channels", "panel": tile.columns, "tile": tile.rows}
+    packed = _pack_taps(layouts, weight, groups, taps, window, tile.columns, node.source)
+    source = _padded(layouts, image, padding, attrs, node.source)
+    return layouts.emit(Node("conv", (source, packed), attrs, types, node.source))
+
+
+def _pack_taps(
+    layouts: Layouts, value: int, groups: int, taps: Sequence[Sequence[int]], window: Sequence[int], width: int, source: str
+) -> int:
+    """The weights (O, C / groups, kernel…) that a phase reads, in panels of input channels."""
+    w = layouts.types[value]
+    strides = [math.prod(w.shape[k + 1 :]) for k in range(w.rank)]
+    units = w.shape[0] // groups
+    inner = [(e, strides[2 + k] * step) for k, (e, (_, _, _, step)) in enumerate(zip(window, taps, strict=True))]
+    first = sum(strides[2 + k] * tap[2] for k, tap in enumerate(taps))
+    terms = ((units, strides[0]), *inner)
+    batch = ((groups, units * strides[0]),)
+    return layouts.pack(value, batch, terms, (w.shape[1], strides[1]), width, source, first)
 
 
 def conv_backward_weight(layouts: Layouts, node: Node) -> int:

@@ -22,7 +22,7 @@ _PATTERNS: dict[str, int] = {
     **dict.fromkeys(("matmul", "conv", "conv_backward_data", "conv_backward_weight"), _OUT_FUSABLE),
     **dict.fromkeys(("max_pool", "max_pool_indices", "max_pool_backward", "avg_pool", "avg_pool_backward"), _OPAQUE),
     **dict.fromkeys(("scatter_elements", "scatter_nd", "argsort", "cumsum", "cumprod", "suppress"), _OPAQUE),
-    **dict.fromkeys(("argmax", "argmin", "random_bits", "pack", "image"), _OPAQUE),
+    **dict.fromkeys(("argmax", "argmin", "random_bits", "pack", "image", "weave"), _OPAQUE),
 }
 
 _PATTERN_ATTR = "op_pattern"

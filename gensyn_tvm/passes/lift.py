@@ -25,8 +25,8 @@ from gensyn_tvm.training.ops import attrs_of
 PREFIX = "gensyn.canonical."
 #: Not an operator of the graph: what the compiler puts before each float output.
 CANONICAL_NAN = "canonical_nan"
-#: Not operators of the graph either: what ``passes.layout`` puts before products.
-MOVES = ("pack", "image")
+#: Not operators of the graph either: what ``passes.layout`` puts before and after products.
+MOVES = ("pack", "image", "weave")
 
 _SOURCE, _SIGNATURE = "gensyn.source", "gensyn.signature"
 

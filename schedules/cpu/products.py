@@ -147,7 +147,7 @@ def _chunks_outermost(sch: Any, group: _Group, lanes: int, rows: int, width: int
     if group.join is not None:
         rest, _ = group.parts[1]
         sch.set_scope(rest, 0, "local")
-        tiles, tasks, inner = _tiles(sch, group.join, lanes, rows, width, annotations)
+        tiles, tasks, inner = _tiles(sch, group.join, lanes, rows, width, dict(sch.get(rest).annotations))
         if last is not None:
             sch.set_scope(group.join, 0, "local")
             _store_with(sch, last, tasks, tiles, lanes)

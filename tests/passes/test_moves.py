@@ -27,7 +27,7 @@ def kernel(value: Any, *, from_output: bool = False) -> Any:
 
 
 def test_packing_moves_only() -> None:
-    attrs = {"batch": (), "terms": ((40, 1),), "columns": (50, 40), "width": 32, "lanes": 16}
+    attrs = {"batch": (), "terms": ((40, 1),), "columns": (50, 40), "width": 32, "lanes": 16, "first": 0}
     function = products.pack("pack", [TensorType((2000,), "float32")], TensorType((2, 40, 32), "float32"), attrs)
     check_moves("pack", function)
 

@@ -7,6 +7,7 @@ from gensyn_tvm.operators.products.convolution import conv, conv_backward_data, 
 from gensyn_tvm.operators.products.image import image
 from gensyn_tvm.operators.products.matmul import matmul
 from gensyn_tvm.operators.products.packing import pack
+from gensyn_tvm.operators.products.weave import weave
 
 __all__ = [
     "conv",
@@ -18,4 +19,5 @@ __all__ = [
     "padded_columns",
     "padded_rows",
     "units_per_chunk",
+    "weave",
 ]

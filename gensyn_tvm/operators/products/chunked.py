@@ -72,7 +72,7 @@ class Product:
         dtype: of operands and result.
         left: value of (batch index, row, unit, inner index).
         right: value of (batch index, unit, inner index, column); column < ``columns``.
-        takes_part: whether a term exists for (batch index, row, inner index); every one does by default.
+        takes_part: whether a term exists for (row, inner index); every one does by default.
         in_place: whether packing is not worth it; ``right`` is then read where it is, without added columns.
         panel: width of the panels that ``right`` has been packed into by a kernel of its own; 0: it has not.
         tile: rows of the register tile, of which a multiple is computed; 0: up to the schedule.
@@ -92,7 +92,7 @@ class Product:
     dtype: str
     left: Callable[[Index, Expr, Expr, Index], Expr]
     right: Callable[[Index, Expr, Index, Expr], Expr]
-    takes_part: Callable[[Index, Expr, Index], Expr] | None = None
+    takes_part: Callable[[Expr, Index], Expr] | None = None
     in_place: bool = False
     panel: int = 0
     tile: int = 0
@@ -212,7 +212,7 @@ def _emit_chunk(
         row = _existing(p, row)
         unit, inner = first(s) + r[0], r[1:]
         result = terms.multiply_add(p.left(batch, row, unit, inner), packed(batch, unit, inner, column), accumulator)
-        return result if p.takes_part is None else exact.select(p.takes_part(batch, row, inner), result, accumulator)
+        return result if p.takes_part is None else exact.select(p.takes_part(row, inner), result, accumulator)
 
     around = rank if p.around is None else p.around
     annotations = (

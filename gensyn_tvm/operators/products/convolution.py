@@ -75,6 +75,10 @@ def conv(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Att
     The layout pass chooses with the attribute ``layout``: ``channels`` reads output channels in vectors, from panels, and the
     positions of a line as rows; ``positions`` reads positions in vectors, from an image spread out for that, and output
     channels as rows. Without it rows are positions and columns output channels.
+
+    With the attribute ``taps`` it is a phase of an input gradient: x is the output's gradient, w (C, O / groups, kernel…) that
+    of the convolution, and for each axis (start, step, first, weight step) term t reads x at the position + start + t * step
+    and weight first + t * weight step; ``window`` counts the terms, ``unit`` the kernel's positions, which chunks are made of.
     """
     layout = attrs.get("layout")
     with kernel(name, inputs, output) as k:
@@ -123,7 +127,10 @@ def _conv_channels(k: Kernel, inputs: Sequence[TensorType], output: TensorType, 
 
     def image(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
         position = [*batch[2:], row]
-        place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
+        if "taps" in attrs:
+            place = [p + r for p, r in zip(position, _reach(offset, attrs["taps"]), strict=True)]
+        else:
+            place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
         return source.read(batch[1], batch[0] * i64(channels) + channel, place)
 
     product = Product(
@@ -132,7 +139,7 @@ def _conv_channels(k: Kernel, inputs: Sequence[TensorType], output: TensorType, 
         columns,
         channels,
         window,
-        units_per_chunk(math.prod(window)),
+        units_per_chunk(attrs.get("unit", math.prod(window))),
         x.dtype,
         image,
         lambda batch, channel, offset, column: weight(batch[0], channel, offset, column),
@@ -151,21 +158,34 @@ def _within(channel: Expr, columns: int, groups: int) -> Expr:
     return channel if groups == 1 else channel % i64(columns)
 
 
+def _reach(offset: Index, taps: Sequence[Sequence[int]]) -> list[Expr]:
+    """Where the terms of a convolution over ``taps`` lie in its image, beside the position."""
+    return [o * i64(step) + i64(start) for o, (start, step, *_) in zip(offset, taps, strict=True)]
+
+
 def _conv_positions(k: Kernel, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> None:
     x, w = inputs
-    groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
-    channels, window, spatial, rows = w.shape[1], w.shape[2:], output.shape[2:], w.shape[0] // groups
+    groups, strides, dilations, taps = attrs["groups"], attrs["strides"], attrs["dilations"], attrs.get("taps")
+    channels, spatial, rows = x.shape[1] // groups, output.shape[2:], output.shape[1] // groups
+    window = attrs["window"] if taps else w.shape[2:]
     grid = grid_of(attrs)
 
-    def image(batch: Index, channel: Expr, offset: Index, column: Expr) -> Expr:
+    def start(offset: Index) -> Expr:
+        if taps:
+            return ravel(_reach(offset, taps), grid.extents)
         reach = [o * i64(d) for o, d in zip(offset, dilations, strict=True)]
         # Not all phases may be kept; those of the window are evenly spaced among the ones that are.
         phases = [_number(r % i64(s), kept) for r, s, kept in zip(reach, strides, grid.phases, strict=True)]
-        start = grid.phase_start(phases) + ravel([r // i64(s) for r, s in zip(reach, strides, strict=True)], grid.extents)
-        return load(k.inputs[0], [batch[0], batch[1] * i64(channels) + channel, start + column])
+        return grid.phase_start(phases) + ravel([r // i64(s) for r, s in zip(reach, strides, strict=True)], grid.extents)
+
+    def image(batch: Index, channel: Expr, offset: Index, column: Expr) -> Expr:
+        return load(k.inputs[0], [batch[0], batch[1] * i64(channels) + channel, start(offset) + column])
 
     def weight(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
-        return load(k.inputs[1], [batch[1] * i64(rows) + row, channel, *offset])
+        if not taps:
+            return load(k.inputs[1], [batch[1] * i64(rows) + row, channel, *offset])
+        places = [o * i64(step) + i64(first) for o, (_, _, first, step) in zip(offset, taps, strict=True)]
+        return load(k.inputs[1], [batch[1] * i64(channels) + channel, row, *places])
 
     count, line = positions(spatial, grid.extents), math.prod(grid.extents[1:])
     # TVM proves that a line's results are all there only if whole lines are computed.
@@ -176,7 +196,7 @@ def _conv_positions(k: Kernel, inputs: Sequence[TensorType], output: TensorType,
         count,
         channels,
         window,
-        units_per_chunk(math.prod(window)),
+        units_per_chunk(attrs.get("unit", math.prod(window))),
         x.dtype,
         weight,
         image,
@@ -302,55 +322,42 @@ class Transposed:
 def conv_backward_data(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """dy (N, O, spatial…), w (O, C / groups, kernel…) -> dx (N, C, spatial…).
 
-    Columns are input channels, units output channels. With the layout pass (attribute ``panel``) rows are the positions of a
-    line, without it all input positions.
+    Rows are input positions, columns input channels, units output channels. The layout pass has it computed by ``conv``.
     """
     dy, w = inputs
-    groups, spatial = attrs["groups"], output.shape[2:]
-    packed = "panel" in attrs
-    window = attrs["window"] if packed else w.shape[2:]
-    columns, units = output.shape[1] // groups, dy.shape[1] // groups
+    groups, spatial, window = attrs["groups"], output.shape[2:], w.shape[2:]
+    columns, units = w.shape[1], w.shape[0] // groups
     geometry = Transposed(spatial, window, attrs["strides"], attrs["dilations"], attrs["padding"])
-    borders = geometry.borders(attrs["spatial"] if packed else dy.shape[2:])
+    borders = geometry.borders(dy.shape[2:])
     with kernel(name, inputs, output) as k:
-        source = _source(k, dy, attrs, borders)
-
-        def position_of(batch: Index, row: Expr) -> list[Expr]:
-            return [*batch[2:], row] if packed else unravel(row, spatial)
+        source = _padded(k, k.inputs[0], dy.shape, borders, dy.dtype)
 
         def gradient(batch: Index, row: Expr, unit: Expr, offset: Index) -> Expr:
-            number, group = (batch[1], batch[0]) if packed else (batch[0], batch[1])
-            place = geometry.places(position_of(batch, row), offset, borders)
-            return source.read(number, group * i64(units) + unit, place)
+            place = geometry.places(unravel(row, spatial), offset, borders)
+            return load(source, [batch[0], batch[1] * i64(units) + unit, *place])
 
         def weight(batch: Index, unit: Expr, offset: Index, column: Expr) -> Expr:
             return load(k.inputs[1], [batch[1] * i64(units) + unit, column, *offset])
 
-        panels = _panel(k.inputs[1], attrs, window) if packed else None
         strided = any(s > 1 for s in attrs["strides"])
         product = Product(
-            (groups, dy.shape[0], *spatial[:-1]) if packed else (dy.shape[0], groups),
-            spatial[-1] if packed else math.prod(spatial),
+            (dy.shape[0], groups),
+            math.prod(spatial),
             columns,
             units,
             window,
             units_per_chunk(math.prod(window)),
             dy.dtype,
             gradient,
-            weight if panels is None else lambda batch, unit, offset, column: panels(batch[0], unit, offset, column),
-            (lambda batch, row, offset: geometry.divisible(position_of(batch, row), offset)) if strided else None,
-            panel=attrs.get("panel", 0),
-            tile=attrs.get("tile", 0),
-            around=1 if packed else None,
+            weight,
+            (lambda row, offset: geometry.divisible(unravel(row, spatial), offset)) if strided else None,
         )
-
-        def place(i: Index) -> Index:
-            if packed:
-                return [*_group(i[1], columns, groups), i[0], *i[2:], _within(i[1], columns, groups)]
-            return [i[0], i[1] // i64(columns), ravel(i[2:], spatial), i[1] % i64(columns)]
-
         # With a stride larger than the kernel some positions receive nothing at all, and the sum of nothing is +0.0.
         zero = exact.const(0.0, dy.dtype)
-        finish = (lambda value, i: exact.select(geometry.covered(i[2:]), value, zero)) if geometry.has_gaps() else None
-        emit_product(k, product, place, finish)
+        emit_product(
+            k,
+            product,
+            lambda i: [i[0], i[1] // i64(columns), ravel(i[2:], spatial), i[1] % i64(columns)],
+            (lambda value, i: exact.select(geometry.covered(i[2:]), value, zero)) if geometry.has_gaps() else None,
+        )
     return k.result()

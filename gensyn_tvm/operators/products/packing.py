@@ -76,7 +76,7 @@ class _Packing:
         (self.x,), self.y, self.dtype = k.inputs, k.output, dtype
         self.batch: list[Axis] = list(attrs["batch"])
         self.columns, self.column_stride = attrs["columns"]
-        self.width, self.lanes = attrs["width"], attrs["lanes"]
+        self.width, self.lanes, self.first = attrs["width"], attrs["lanes"], attrs["first"]
         self.panels = panels(self.columns, self.width)
         runs = merged(attrs["terms"]) or [(1, 1)]
         self.run, self.run_stride = runs[-1]
@@ -91,7 +91,7 @@ class _Packing:
         with loop(i64(0), i64(math.prod(counts))) as task:
             *index, part = unravel(task, counts)
             batch, panel, outer = index[: len(self.batch)], index[len(self.batch)], index[len(self.batch) + 1 :]
-            base = self._offset(batch, self.batch) + self._offset(outer, self.outer)
+            base = self._offset(batch, self.batch) + self._offset(outer, self.outer) + i64(self.first)
             row: Expr = i64(0)
             for i, (extent, _) in zip(outer, self.outer, strict=True):
                 row = row * i64(extent) + i
@@ -165,7 +165,7 @@ def pack(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Map
     """x (size,) -> (batch…, panels, terms, width).
 
     Attributes: ``batch`` and ``terms``, a tuple of (extent, stride) each; ``columns``, one (extent, stride); ``width`` of a
-    panel; ``lanes`` of a vector.
+    panel; ``lanes`` of a vector; ``first``, the element at which the view begins.
     """
     with kernel(name, inputs, output) as k:
         _Packing(k, attrs, inputs[0].carrier).emit()
