@@ -121,7 +121,7 @@ def run_phases(
         module = legalise(module)
         see("legalise", module)
         if style != "none":
-            module = fuse(module)
+            module = fuse(module, rows=style == "fast")
         module = reorder(module)
         see("fuse", module)
         module = verify(schedule(module, target, style), module, target, style)

@@ -224,6 +224,15 @@ def _fenced(operation: Callable[[Expr, Expr], Expr]) -> Lowering:
     return lambda call: _fence(operation(*call.args))
 
 
+def _llvm_div(call: Any) -> Expr:
+    """TVM refuses to divide by what it sees to be zero."""
+    a, b = call.args
+    scalar = b.value if isinstance(b, tirx.Broadcast) else b
+    name = str(getattr(getattr(scalar, "op", None), "name", ""))
+    zero = name == exact.PREFIX + "bits" and all(bits.value == 0 for bits in scalar.args)
+    return _fence(tirx.Div(a, _fence(b) if zero else b))
+
+
 def _plain(operation: Callable[[Expr, Expr], Expr]) -> Lowering:
     return lambda call: operation(*call.args)
 
@@ -267,7 +276,7 @@ LOWERINGS: dict[str, dict[str, Lowering]] = {
         "add": _fenced(tirx.Add),
         "sub": _fenced(tirx.Sub),
         "mul": _fenced(tirx.Mul),
-        "div": _fenced(tirx.Div),
+        "div": _llvm_div,
         "sqrt": lambda call: _fence(tirx.call_llvm_pure_intrin(exact.dtype_of(call), "llvm.sqrt", call.args[0])),
         "fma": _llvm_fma,
         # TVM emits LLVM's ordered "one" for !=, which is false for NaN.

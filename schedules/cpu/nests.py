@@ -52,9 +52,11 @@ def sequence(statements: Sequence[Statement]) -> Statement:
 
 
 def lanes_for(stage: Stage, variables: Sequence[int], target: CpuTarget) -> int:
-    """Elements in a vector along the variables; 1 where a condition depends on them."""
+    """Elements in a vector along the variables; 1 where a condition depends on them, or all of a tree's lanes lie apart."""
     moved = [stage.variables[k] for k in variables]
     if any(uses(c, v) for c in stage.conditions for v in moved):
+        return 1
+    if stage.role == "tree" and not all(steps_through(a, v) for a in stage.accesses() for v in moved[-1:]):
         return 1
     touched = [a for a in stage.accesses() if any(uses(i, v) for i in a.indices for v in moved)]
     return target.lanes(max([32, *map(element_bits, touched)]))

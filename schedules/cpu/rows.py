@@ -34,6 +34,8 @@ ROW_ROLES = frozenset({"map", "move", "pack", "lanes", "rest", "tree", "fold"})
 _ROW_BYTES = 4 * 2**20
 #: Rows that keep all threads busy.
 _MANY = 8
+#: Stages that are looked at beyond the last that fits.
+_AHEAD = 12
 #: Neighbouring results in a tile: of stages that reduce (32 lanes of these stay in the first-level cache), and of others.
 _REDUCING_TILE_VECTORS = 4
 _TILE = 1024
@@ -138,13 +140,19 @@ def _groups(stages: Sequence[Stage], buffers: Sequence[Any]) -> list[Group]:
     def group(members: Sequence[Stage]) -> Group:
         return Group(list(members), common_axes(members), buffers)
 
-    found = [group(stages[:1])]
-    for stage in stages[1:]:
-        joined = group([*found[-1].stages, stage])
-        if _worthwhile(joined, found[-1]):
-            found[-1] = joined
-        else:
-            found.append(group([stage]))
+    found = []
+    begin = 0
+    while begin < len(stages):
+        best, end = group(stages[begin : begin + 1]), begin + 1
+        # Stages that only a later one brings together (the parts of a reduction) have nothing in common before it.
+        for stop in range(begin + 2, len(stages) + 1):
+            if stop - end > _AHEAD:
+                break
+            joined = group(stages[begin:stop])
+            if _worthwhile(joined, best):
+                best, end = joined, stop
+        found.append(best)
+        begin = end
     return found
 
 

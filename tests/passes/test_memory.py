@@ -100,7 +100,7 @@ class Placed:
 def lowered(graph: Graph, *, fused: bool) -> Any:
     with TARGETS["x86-64"].to_tvm():
         module = legalise(lift(graph))
-        return lower(reorder(fuse(module) if fused else module))
+        return lower(reorder(fuse(module, rows=True) if fused else module))
 
 
 def replay(module: Any) -> int:
