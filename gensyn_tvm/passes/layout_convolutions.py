@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from gensyn_tvm.passes.layout import Layouts
 
 
+#: Fewer channels than this fill no vector.
+_FEW_CHANNELS = 8
+
+
 @dataclass(frozen=True)
 class _Shape:
     """What all three operators have in common; ``spatial`` are the positions that are computed."""
@@ -206,6 +210,8 @@ def _pack_taps(
 def conv_backward_weight(layouts: Layouts, node: Node) -> int:
     """x (N, C, spatial…), dy (N, O, spatial…): output channels in vectors, weights of one output channel as rows."""
     (image, gradient), (output,) = node.inputs, node.types
+    if node.attrs["groups"] == output.shape[0] >= _FEW_CHANNELS and output.shape[1] == 1:
+        return _depthwise_weight(layouts, node)
     dy = layouts.types[gradient]
     attrs: dict[str, Any] = dict(node.attrs)
     groups, lanes = attrs["groups"], layouts.target.lanes(8 * dy.itemsize)
@@ -216,3 +222,21 @@ def conv_backward_weight(layouts: Layouts, node: Node) -> int:
     packed = layouts.pack(gradient, batch, terms, (columns, plane), tile.columns, node.source)
     source = _padded(layouts, image, attrs["padding"], attrs, node.source)
     return layouts.emit(Node("conv_backward_weight", (source, packed), attrs, node.types, node.source))
+
+
+def _depthwise_weight(layouts: Layouts, node: Node) -> int:
+    """A group for each channel: channels in vectors, from both operands in panels."""
+    (image, gradient), (output,) = node.inputs, node.types
+    x, dy = layouts.types[image], layouts.types[gradient]
+    lanes = layouts.target.lanes(8 * dy.itemsize)
+    width = 2 * lanes if output.shape[0] > lanes else lanes
+    tile = best_tile(math.prod(output.shape[2:]), width, lanes, layouts.target)
+    grid = padded_grid(x.shape[2:], node.attrs["padding"])
+    panels = []
+    for value, plane in ((spread(layouts, image, grid, node.source), grid.length), (gradient, math.prod(dy.shape[2:]))):
+        channels = layouts.types[value].shape[1]
+        terms = ((x.shape[0], channels * plane), (plane, 1))
+        panels.append(layouts.pack(value, ((1, 0),), terms, (channels, plane), width, node.source))
+    attrs = {**node.attrs, "depthwise": True, "panel": width, "tile": tile.rows, "number": x.shape[0]}
+    attrs |= {"spatial": dy.shape[2:], "extents": grid.extents}
+    return layouts.emit(Node("conv_backward_weight", tuple(panels), attrs, node.types, node.source))

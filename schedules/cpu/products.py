@@ -29,6 +29,8 @@ from gensyn_tvm.targets.cpu import CpuTarget
 _OPERAND_REGISTERS = 8
 _MAX_ROWS = 14
 _REDUCTION = 2  # tirx.IterVar.CommReduce
+#: Tiles of a chunk below which threads take chunks instead.
+_FEW_TILES = 16
 
 
 def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]:
@@ -81,7 +83,7 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     lanes, tile_rows, width = _tile(sch, block, target)
     last = _follower(sch, group.result, width)
     work = sum(math.prod(int(v.dom.extent) for v in sch.get(c).iter_vars) for c, _ in group.parts)
-    if _by_chunks(sch, group):
+    if _by_chunks(sch, group, tile_rows, width):
         return _chunks_outermost(sch, group, lanes, tile_rows, width, last, work >= PARALLEL_WORK)
     stages = [s for part in group.parts for s in part if s is not None]
     driver = group.result
@@ -111,10 +113,10 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     return block
 
 
-def _by_chunks(sch: Any, group: _Group) -> bool:
+def _by_chunks(sch: Any, group: _Group, rows: int, width: int) -> bool:
     """Whether a product runs chunk by chunk.
 
-    With many chunks neither operand's tile of all terms stays in a cache. With two, a long and a short one, LLVM holds the
+    With many chunks neither operand's tile of all terms of a matrix product stays in a cache. With two, a long and a short one, LLVM holds the
     first result in registers while it calculates the second, and spills.
     """
     block, total = group.parts[0]
@@ -123,17 +125,21 @@ def _by_chunks(sch: Any, group: _Group) -> bool:
     if total is None:
         return group.join is not None and len(group.parts) > 1
     spatial = [int(v.dom.extent) for v in sch.get(block).iter_vars if int(v.iter_type) != _REDUCTION]
-    return math.prod(spatial[:-3]) == 1 and _chunk_count(sch, block) >= MANY_CHUNKS  # batch…, chunk, row, column
+    matrix = sum(int(v.iter_type) == _REDUCTION for v in sch.get(block).iter_vars) == 1
+    many = math.prod(spatial[:-3]) == 1 and _chunk_count(sch, block) >= MANY_CHUNKS  # batch…, chunk, row, column
+    return many and (matrix or _few_tiles(sch, block, rows, width))
 
 
 def _chunks_outermost(sch: Any, group: _Group, lanes: int, rows: int, width: int, last: Any, parallel: bool) -> Any:
     """For each chunk all tiles, whose results are added to a total in memory; then the last, shorter chunk."""
     block, total = group.parts[0]
     annotations = {**dict(sch.get(block).annotations), STREAMED: 0}
-    if total is None:
+    if total is None or _few_tiles(sch, block, rows, width):
         driver = sch.cache_write(block, 0, "local")
         tiles, _, inner = _tiles(sch, driver, lanes, rows, width, annotations)
         chains = _place(sch, block, None, driver, tiles, lanes)
+        if total is not None:
+            chains.append((total, _sum_chunks(sch, total, lanes)))
     else:
         sch.set_scope(block, 0, "local")
         loops = zip(sch.get_loops(total), sch.get(total).iter_vars, strict=True)
@@ -158,6 +164,21 @@ def _chunks_outermost(sch: Any, group: _Group, lanes: int, rows: int, width: int
     for stage, loop in chains:
         sch.decompose_reduction(stage, loop)
     return block
+
+
+def _few_tiles(sch: Any, block: Any, rows: int, width: int) -> bool:
+    """Whether a chunk has so few tiles that threads should take chunks instead; the results of all are then stored."""
+    *_, row, column = [int(v.dom.extent) for v in sch.get(block).iter_vars if int(v.iter_type) != _REDUCTION]
+    return math.ceil(row / rows) * math.ceil(column / width) < _FEW_TILES
+
+
+def _sum_chunks(sch: Any, total: Any, lanes: int) -> Any:
+    """Vectors along a row of the total; returns the loop over chunks."""
+    *outer, column, chunks = sch.get_loops(total)
+    columns, lane = sch.split(column, [None, lanes])
+    sch.reorder(*outer, chunks, columns, lane)
+    sch.vectorize(lane)
+    return chunks
 
 
 def _static(sch: Any, inner: list[Any]) -> None:

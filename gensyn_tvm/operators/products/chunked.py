@@ -71,6 +71,7 @@ class Product:
         per_chunk: units in a chunk.
         dtype: of operands and result.
         left: value of (batch index, row, unit, inner index).
+        left_by_column: value of (batch index, row, unit, inner index, column), in place of ``left``.
         right: value of (batch index, unit, inner index, column); column < ``columns``.
         takes_part: whether a term exists for (row, inner index); every one does by default.
         in_place: whether packing is not worth it; ``right`` is then read where it is, without added columns.
@@ -92,6 +93,7 @@ class Product:
     dtype: str
     left: Callable[[Index, Expr, Expr, Index], Expr]
     right: Callable[[Index, Expr, Index, Expr], Expr]
+    left_by_column: Callable[[Index, Expr, Expr, Index, Expr], Expr] | None = None
     takes_part: Callable[[Expr, Index], Expr] | None = None
     in_place: bool = False
     panel: int = 0
@@ -211,7 +213,11 @@ def _emit_chunk(
         batch, row, column = s[:rank], s[-2], s[-1]
         row = _existing(p, row)
         unit, inner = first(s) + r[0], r[1:]
-        result = terms.multiply_add(p.left(batch, row, unit, inner), packed(batch, unit, inner, column), accumulator)
+        if p.left_by_column is None:
+            left = p.left(batch, row, unit, inner)
+        else:
+            left = p.left_by_column(batch, row, unit, inner, column)
+        result = terms.multiply_add(left, packed(batch, unit, inner, column), accumulator)
         return result if p.takes_part is None else exact.select(p.takes_part(row, inner), result, accumulator)
 
     around = rank if p.around is None else p.around

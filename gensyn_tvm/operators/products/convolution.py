@@ -221,8 +221,11 @@ def _number(phase: Expr, kept: Sequence[int]) -> Expr:
 def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """x (N, C, spatial…), dy (N, O, spatial…) -> dw (O, C / groups, kernel…).
 
-    Rows are weight positions (channel, kernel…), columns output channels, units output rows, whose last axis is inner.
+    Rows are weight positions (channel, kernel…), columns output channels, units output rows, whose last axis is inner. If
+    every channel is a group of its own (attribute ``depthwise`` of the layout pass) columns are channels.
     """
+    if attrs.get("depthwise"):
+        return _depthwise_weight(name, inputs, output, attrs)
     x, dy = inputs
     groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
     spatial = attrs["spatial"] if "panel" in attrs else dy.shape[2:]
@@ -258,6 +261,46 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
             tile=attrs.get("tile", 0),
         )
         emit_product(k, product, lambda i: [i[0] // i64(columns), ravel(i[1:], [channels, *window]), i[0] % i64(columns)])
+    return k.result()
+
+
+def _depthwise_weight(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
+    """Both operands in panels of channels: x (1, panels, N * padded positions, width), dy (1, panels, N * positions, width)."""
+    strides, dilations, spatial, window = attrs["strides"], attrs["dilations"], attrs["spatial"], output.shape[2:]
+    extents, number, width = attrs["extents"], attrs["number"], attrs["panel"]
+    lines = (number, *spatial[:-1])
+    with kernel(name, inputs, output) as k:
+
+        def place(unit: Expr, inner: Index) -> tuple[Expr, list[Expr]]:
+            sample, *line = unravel(unit, lines)
+            return sample, [*line, *inner]
+
+        def image(batch: Index, row: Expr, unit: Expr, inner: Index, column: Expr) -> Expr:
+            sample, position = place(unit, inner)
+            axes = zip(position, unravel(row, window), strides, dilations, strict=True)
+            term = ravel([sample, *(p * i64(s) + o * i64(d) for p, o, s, d in axes)], [number, *extents])
+            return load(k.inputs[0], [i64(0), column // i64(width), term, column % i64(width)])
+
+        def gradient(batch: Index, unit: Expr, inner: Index, column: Expr) -> Expr:
+            sample, position = place(unit, inner)
+            term = ravel([sample, *position], [number, *spatial])
+            return load(k.inputs[1], [i64(0), column // i64(width), term, column % i64(width)])
+
+        product = Product(
+            (),
+            math.prod(window),
+            output.shape[0],
+            math.prod(lines),
+            spatial[-1:],
+            units_per_chunk(spatial[-1]),
+            output.dtype,
+            lambda batch, row, unit, inner: i64(0),
+            gradient,
+            left_by_column=image,
+            panel=width,
+            tile=attrs["tile"],
+        )
+        emit_product(k, product, lambda i: [ravel(i[2:], window), i[0]])
     return k.result()
 
 
@@ -350,7 +393,7 @@ def conv_backward_data(name: str, inputs: Sequence[TensorType], output: TensorTy
             dy.dtype,
             gradient,
             weight,
-            (lambda row, offset: geometry.divisible(unravel(row, spatial), offset)) if strided else None,
+            takes_part=(lambda row, offset: geometry.divisible(unravel(row, spatial), offset)) if strided else None,
         )
         # With a stride larger than the kernel some positions receive nothing at all, and the sum of nothing is +0.0.
         zero = exact.const(0.0, dy.dtype)
