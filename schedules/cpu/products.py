@@ -116,8 +116,8 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
 def _by_chunks(sch: Any, group: _Group, rows: int, width: int) -> bool:
     """Whether a product runs chunk by chunk.
 
-    With many chunks neither operand's tile of all terms of a matrix product stays in a cache. With two, a long and a short one, LLVM holds the
-    first result in registers while it calculates the second, and spills.
+    With many chunks neither operand's tile of all terms of a matrix product stays in a cache. With two, a long and a short
+    one, LLVM holds the first result in registers while it calculates the second, and spills.
     """
     block, total = group.parts[0]
     if PANEL not in dict(sch.get(block).annotations):

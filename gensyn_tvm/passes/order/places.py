@@ -76,8 +76,22 @@ class Places:
         except Unproved as problem:
             refuse(self.name, block.name, found=str(problem), expected="indices that are functions of the loops alone")
         inner = {hash(a.var): f for a, f in zip(block.axes, axes, strict=True)}
+        limits = [self.space.add(f, constant(-a.extent)) for a, f in zip(block.axes, axes, strict=True)]
+        facts = [next((limit for limit in limits if self._same_limit(fact, limit)), fact) for fact in facts]
         ends = [self.space.add(f, constant(-a.extent)) for a, f in zip(block.axes, axes, strict=True) if a.reduces]
         return Placed(block, loops, inner, axes, facts, [f for f in facts if f in ends])
+
+    def _same_limit(self, fact: Form, limit: Form) -> bool:
+        """Whether a fact is negative exactly where an index is inside of its extent.
+
+        limit = factor * fact + rest with 0 <= rest < factor: TVM writes 8 * i + j < 200 as i < 25.
+        """
+        mine = dict(limit[1])
+        for factor in {mine[atom] // f for atom, f in fact[1] if atom in mine and mine[atom] // f > 1}:
+            low, high = bounds(self.space.add(limit, fact, -factor))
+            if low is not None and high is not None and 0 <= low <= high < factor:
+                return True
+        return False
 
     def facts_of(self, conditions: Sequence[Any], env: dict[int, Form], load: Load) -> list[Form]:
         """Conditions as forms that are negative; parts that are not comparisons of indices say nothing."""
