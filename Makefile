@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench bench-demo onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -17,8 +17,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	"$(BIN)/python" -m pytest -n 2
 
+# Kernels and networks beside PyTorch, ONNX Runtime and NumPy, on an idle machine; writes benchmarks/results/cpu.json and continues
+# where it was stopped. QUICK=1 measures a sample in less than five minutes and writes nothing.
+bench: $(STAMP)
+	"$(BIN)/python" -m benchmarks.cpu $(if $(QUICK),--quick) $(BENCH)
+
 # Measures afresh, writes benchmarks/results/ and the tables of README.md; wants an idle machine.
-bench: demo
+bench-demo: demo
 	"$(BIN)/python" benchmarks/training_step.py
 	"$(BIN)/python" scripts/make_results_table.py --demo demo-output/report.json
 
@@ -76,5 +81,5 @@ $(STAMP): pyproject.toml setup.py
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
 	"$(BIN)/python" -m pip install "pip>=24" "setuptools>=77.0.3"
 	"$(BIN)/python" -m pip install torch==2.13.0
-	"$(BIN)/python" -m pip install --no-build-isolation -e ".[onnx,torch,train,demo,dev]"
+	"$(BIN)/python" -m pip install --no-build-isolation -e ".[onnx,torch,train,demo,bench,dev]"
 	touch "$(STAMP)"

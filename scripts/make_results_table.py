@@ -54,8 +54,8 @@ def table() -> str:
         "",
         *_time_rows(steps),
         "",
-        f"Measured by `make bench` on {machine['cores']} cores ({machine['levels'][-1]}), PyTorch {machine['torch']}; medians,",
-        f"in alternating blocks of one run. Test accuracy on the digits: {accuracy}.",
+        f"Measured by `make bench-demo` on {machine['cores']} cores ({machine['levels'][-1]}), PyTorch {machine['torch']};",
+        f"medians, in alternating blocks of one run. Test accuracy on the digits: {accuracy}.",
     ]
     return "\n".join(lines) + "\n"
 

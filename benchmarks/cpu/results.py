@@ -1,0 +1,53 @@
+"""The file of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from gensyn_tvm.runtime.cpu import core_count, supported_levels
+
+RESULT = Path(__file__).resolve().parents[1] / "results" / "cpu.json"
+
+
+def machine() -> dict[str, Any]:
+    """Processor and versions."""
+    libraries = ("torch", "onnxruntime", "numpy", "apache-tvm", "transformers")
+    model = next((t.split(":", 1)[1].strip() for t in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in t), "")
+    return {
+        "machine": platform.machine(),
+        "processor": model,
+        "level": supported_levels()[-1] if supported_levels() else "",
+        "cores": core_count(),
+        "versions": {name: metadata.version(name) for name in libraries},
+    }
+
+
+class Results:
+    """Rows by group and case, kept in a file if there is a path; a row with the same key replaces the earlier one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        data = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {"rows": []}
+        self._rows = {(r["group"], r["case"]): r for r in data["rows"]}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows."""
+        return list(self._rows.values())
+
+    def done(self) -> set[tuple[str, str]]:
+        """Keys of the rows that need not be measured again."""
+        return {key for key, row in self._rows.items() if row.get("agrees")}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row; the file is replaced as a whole, so that it is never half written."""
+        self._rows[row["group"], row["case"]] = row
+        if self.path:
+            text = json.dumps({"machine": machine(), "rows": self.rows()}, indent=1)
+            part = self.path.with_suffix(".part")
+            part.write_text(text + "\n", encoding="utf-8")
+            os.replace(part, self.path)
