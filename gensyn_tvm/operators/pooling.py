@@ -12,8 +12,9 @@ from tvm import tirx
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import elementwise as ew
 from gensyn_tvm.operators import exact, terms
+from gensyn_tvm.operators.extrema import lowest, wins
 from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
-from gensyn_tvm.operators.reductions import lane_reduce, lowest, wins
+from gensyn_tvm.operators.reductions import lane_reduce
 
 Expr = Any
 Attrs = Mapping[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import (
     elementwise,
+    extrema,
     gather,
     movement,
     numbers,
@@ -30,10 +31,10 @@ VARIANTS: dict[str, Variant] = {
     "canonical_nan": numbers.canonical_nan,
     "sum": reductions.lane_reduction(reductions.SUM),
     "prod": reductions.lane_reduction(reductions.PROD),
-    "reduce_max": reductions.extremum(largest=True),
-    "reduce_min": reductions.extremum(largest=False),
-    "argmax": reductions.arg_extremum(largest=True),
-    "argmin": reductions.arg_extremum(largest=False),
+    "reduce_max": extrema.extremum(largest=True),
+    "reduce_min": extrema.extremum(largest=False),
+    "argmax": extrema.arg_extremum(largest=True),
+    "argmin": extrema.arg_extremum(largest=False),
     "matmul": products.matmul,
     "conv": products.conv,
     "conv_backward_data": products.conv_backward_data,

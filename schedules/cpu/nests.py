@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import tvm
 from tvm import s_tir, tirx
 
 from gensyn_tvm.operators.nest import i64, unravel
@@ -58,8 +60,14 @@ def lanes_for(stage: Stage, variables: Sequence[int], target: CpuTarget) -> int:
         return 1
     if stage.role == "tree" and not all(steps_through(a, v) for a in stage.accesses() for v in moved[-1:]):
         return 1
+    return target.lanes(_width(stage, variables))
+
+
+def _width(stage: Stage, variables: Sequence[int]) -> int:
+    """Bits of the widest element that is touched along the variables, at least 32."""
+    moved = [stage.variables[k] for k in variables]
     touched = [a for a in stage.accesses() if any(uses(i, v) for i in a.indices for v in moved)]
-    return target.lanes(max([32, *map(element_bits, touched)]))
+    return max([32, *map(element_bits, touched)])
 
 
 def steps_through(access: Access, variable: Any) -> bool:
@@ -111,6 +119,29 @@ def nest(stage: Stage, bound: Mapping[int, Expr], span: Span | None, target: Cpu
     return [first, second]
 
 
+def side_by_side(
+    stages: Sequence[Stage], bound: Sequence[Mapping[int, Expr]], spans: Sequence[Span], target: CpuTarget
+) -> list[Statement]:
+    """Stages without axes of their own: all of them for one vector, then for the next."""
+    lanes = min(lanes_for(s, span.variables, target) for s, span in zip(stages, spans, strict=True))
+    length, done = spans[0].length, 0
+    statements = []
+    while done < length:
+        count = (length - done) // lanes
+        if count:
+            var, wrap = loop("j", count)
+            inner = []
+            for stage, values, span in zip(stages, bound, spans, strict=True):
+                start = span.start + i64(done) + var * i64(lanes)
+                free = {k: i64(0) for k in range(stage.spatial) if k not in values and k not in span.variables}
+                part = Span(span.variables, start, lanes)
+                inner.append(_piece(stage, stage.block, {**values, **free}, part, (0, 1, lanes), ()))
+            statements.append(wrap(sequence(inner)))
+            done += count * lanes
+        lanes //= 2
+    return statements
+
+
 def _flat_suffix(stage: Stage, free: Sequence[int]) -> list[int]:
     """The last free variables, as many as are one axis of memory."""
     count = min(1, len(free))
@@ -153,16 +184,54 @@ def _vectors(
 
     ``inside``: reduction variables whose loops are around each vector.
     """
-    lanes = lanes_for(stage, span.variables, target)
     statements = []
-    done = 0
-    while done < span.length:
-        count = (span.length - done) // lanes
-        if count:
-            statements.append(_piece(stage, block, values, span, (done, count, lanes), inside))
-            done += count * lanes
-        lanes //= 2
+    cuts = [] if inside else cuts_in(stage, span)
+    for begin, end in pairwise([0, *cuts, span.length]):
+        lanes = target.lanes(_width(stage, span.variables)) if cuts else lanes_for(stage, span.variables, target)
+        done = begin
+        while done < end:
+            count = (end - done) // lanes
+            if count:
+                statements.append(_piece(stage, block, values, span, (done, count, lanes), inside))
+                done += count * lanes
+            lanes //= 2
     return statements
+
+
+def cuts_in(stage: Stage, span: Span) -> list[int]:
+    """Places of a span between which no condition changes; none if there are conditions of which that cannot be said."""
+    if len(span.variables) != 1 or not isinstance(span.start, tirx.IntImm) or not stage.conditions:
+        return []
+    (variable,) = (stage.variables[k] for k in span.variables)
+    found: set[int] = set()
+    for condition in (c for c in stage.conditions if uses(c, variable)):
+        for compared in _comparisons(condition):
+            if not uses(compared, variable):
+                continue
+            place = _threshold(compared, variable)
+            if place is None:
+                return []
+            found.add(place - int(span.start.value))
+    return sorted(p for p in found if 0 < p < span.length)
+
+
+def _comparisons(condition: Expr) -> list[Expr]:
+    if isinstance(condition, tirx.And | tirx.Or):
+        return [*_comparisons(condition.a), *_comparisons(condition.b)]
+    return [condition]
+
+
+def _threshold(compared: Expr, variable: Any) -> int | None:
+    """The first place from which a comparison of a variable with a constant has its other value."""
+    if not isinstance(compared, tirx.LT | tirx.GE):
+        return None
+    difference = list(tvm.sym.detect_linear_equation(compared.a - compared.b, [variable]))
+    if len(difference) != 2:
+        return None
+    factor, offset = (tvm.sym.Analyzer().simplify(e) for e in difference)
+    if not isinstance(factor, tirx.IntImm) or not isinstance(offset, tirx.IntImm) or int(factor.value) != 1:
+        return None
+    return -int(offset.value)
 
 
 def _piece(

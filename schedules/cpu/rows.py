@@ -22,7 +22,7 @@ from tvm import s_tir, tirx
 
 from gensyn_tvm.operators.nest import i64, unravel
 from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
-from gensyn_tvm.schedules.cpu.nests import Span, Statement, loop, nest, sequence, steps_through
+from gensyn_tvm.schedules.cpu.nests import Span, Statement, loop, nest, sequence, side_by_side, steps_through
 from gensyn_tvm.schedules.cpu.stages import Access, Axis, Stage, common_axes, is_flat, stages_of, uses
 from gensyn_tvm.targets.cpu import CpuTarget
 
@@ -172,6 +172,9 @@ def _bytes_between(group: Group) -> int:
 
 
 def _loops(group: Group, target: CpuTarget, copies: _Copies) -> list[Statement]:
+    read = _crossing(group)
+    if read is not None:
+        return _squares(group, read, target)
     suffix = _side_by_side(group, target)
     if not suffix:
         return [_rows(group, target)]
@@ -250,16 +253,11 @@ def _tiles(group: Group, suffix: Sequence[Axis], target: CpuTarget, copies: _Cop
     tiles, rest = divmod(length, tile)
 
     def run(part: Group, values: Sequence[Expr], start: Expr, width: int) -> list[Statement]:
-        return [
-            s
-            for n, stage in enumerate(part.stages)
-            for s in nest(
-                stage,
-                _bindings(part, n, outer, values),
-                Span(tuple(axis.variables[n] for axis in suffix), start, width),
-                target,
-            )
-        ]
+        spans = [Span(tuple(axis.variables[n] for axis in suffix), start, width) for n in range(len(part.stages))]
+        bound = [_bindings(part, n, outer, values) for n in range(len(part.stages))]
+        if len(part.stages) > 1 and all(map(_has_no_own_axis, part.stages, bound, spans)):
+            return side_by_side(part.stages, bound, spans, target)
+        return [s for stage, b, span in zip(part.stages, bound, spans, strict=True) for s in nest(stage, b, span, target)]
 
     last = copies.renewed(group) if rest and tiles else group
     if rows >= _MANY or not parallel or tiles < 2:
@@ -281,6 +279,63 @@ def _tiles(group: Group, suffix: Sequence[Axis], target: CpuTarget, copies: _Cop
     if rest:
         remainder = _over(outer, parallel=False, body=lambda v: sequence(run(last, v, i64(tiles * tile), rest)))
         statements.append(remainder)
+    return statements
+
+
+def _has_no_own_axis(stage: Stage, bound: Mapping[int, Expr], span: Span) -> bool:
+    taken = {*bound, *span.variables}
+    return not _is_reduction(stage) and all(stage.extents[k] == 1 for k in range(stage.spatial) if k not in taken)
+
+
+# ---- transposition --------------------------------------------------------------------------------------------------
+
+#: Cache lines that stay in the first-level cache until the next of their elements is read.
+_LINES = 256
+#: Sides of the square in which both sides of a transposition use whole cache lines.
+_SQUARE = 8
+
+
+def _crossing(group: Group) -> Axis | None:
+    """The axis along which the neighbours of an array lie that a stage reads, if it does not write along the same."""
+    stage = group.stages[0]
+    if len(group.stages) > 1 or _is_reduction(stage) or stage.conditions or len(group.axes) < 2:
+        return None
+    written = group.axes[-1]
+    if not stage.write.indices[-1].same_as(stage.variables[written.variables[0]]):
+        return None
+    for access in (a for a in stage.reads if a.indices):
+        read = next((a for a in group.axes if access.indices[-1].same_as(stage.variables[a.variables[0]])), written)
+        between = math.prod(a.extent for a in group.axes[group.axes.index(read) + 1 :])
+        if between > _LINES and min(read.extent, written.extent) >= _SQUARE:
+            return read
+    return None
+
+
+def _squares(group: Group, read: Axis, target: CpuTarget) -> list[Statement]:
+    """Square after square: vectors along what is written, one for each place along what is read."""
+    (stage,) = group.stages
+    written = group.axes[-1]
+    others = [a for a in group.axes[:-1] if a is not read]
+    parallel = group.work >= PARALLEL_WORK
+
+    def strip(values: Sequence[Expr], start: Expr, height: int) -> Statement:
+        squares, rest = divmod(written.extent, _SQUARE)
+
+        def square(at: Expr, width: int) -> Statement:
+            var, wrap = loop("line", height)
+            bound = {**_bindings(group, 0, others, values), read.variables[0]: start + var}
+            return wrap(sequence(nest(stage, bound, Span(written.variables, at, width), target)))
+
+        var, wrap = loop("square", squares)
+        return sequence([wrap(square(var * i64(_SQUARE), _SQUARE)), *([square(i64(squares * _SQUARE), rest)] if rest else [])])
+
+    strips, rest = divmod(read.extent, _SQUARE)
+    extents = [*(a.extent for a in others), strips]
+    var, wrap = loop("strip", math.prod(extents), tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL)
+    *values, number = unravel(var, extents)
+    statements = [wrap(strip(values, number * i64(_SQUARE), _SQUARE))]
+    if rest:
+        statements.append(_over(others, parallel=False, body=lambda v: strip(v, i64(strips * _SQUARE), rest)))
     return statements
 
 

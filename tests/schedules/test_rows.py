@@ -88,3 +88,25 @@ def test_rows_are_common_to_the_stages_of_a_sum() -> None:
 def test_a_full_reduction_has_no_rows() -> None:
     by_roles = {tuple(s.role for s in found): found for found in stages(reduced("sum", (197,), (0,)))}
     assert common_axes(by_roles["lanes", "rest", "tree"]) == []
+
+
+@pytest.mark.parametrize(("shape", "perm"), [((301, 77), (1, 0)), ((3, 17, 19, 18), (0, 3, 1, 2)), ((33, 9, 40), (2, 1, 0))])
+def test_transposition_in_squares(shape: tuple[int, ...], perm: tuple[int, ...]) -> None:
+    b = GraphBuilder("program")
+    x = b.add_input("x", "input", TensorType(shape, "float32"))
+    b.add_output("y", b.emit("transpose", x, perm=perm))
+    graph = b.finish()
+    assert "for square" in phases(graph, "x86-64")["schedule"] or "square," in phases(graph, "x86-64")["schedule"]
+    agrees(graph)
+
+
+def test_joined_and_padded_rows_take_vectors_where_no_condition_changes() -> None:
+    b = GraphBuilder("program")
+    x, y = (b.add_input(n, "input", TensorType((5, e), "float32")) for n, e in (("x", 37), ("y", 50)))
+    value = b.add_input("value", "input", TensorType((), "float32"))
+    joined = b.emit("concat", x, y, x, axis=1)
+    b.add_output("joined", joined)
+    b.add_output("padded", b.emit("pad", joined, value, padding=((1, 0), (3, 2))))
+    graph = b.finish()
+    agrees(graph)
+    assert "T.vectorized(T.int64(16))" in phases(graph, "x86-64-v4")["schedule"]

@@ -133,10 +133,11 @@ class Regions:
                 return
             reason = reason or Unproved(f"{text(open_ones[0])} < 0 is not certain")
             others = [*producers[:k], *producers[k + 1 :]]
-            if others and depth < _DEPTH and len(open_ones) == 1:
-                outside = self.space.add(constant(-1), open_ones[0], -1)
-                try:
-                    return self.check_covered(others, point, [*facts, outside], depth + 1)
+            if others and depth < _DEPTH and len(open_ones) <= _OPEN:
+                try:  # wherever this one does not run, because one of these is not negative, another must
+                    for form in open_ones:
+                        self.check_covered(others, point, [*facts, self.space.add(constant(-1), form, -1)], depth + 1)
+                    return
                 except Unproved:
                     continue
         raise reason or Unproved("nothing computes it")
@@ -168,5 +169,5 @@ class Regions:
         return not common[1] or math.gcd(*(f for _, f in common[1])) > span
 
 
-#: Blocks between which a buffer's elements may be shared out.
-_DEPTH = 6
+#: Blocks between which a buffer's elements may be shared out, and along how many axes at once.
+_DEPTH, _OPEN = 6, 2
