@@ -26,7 +26,7 @@ _SECOND_LEVEL = 1024 * 1024
 #: How much slower a tile is whose rows share lines of the cache, or whose next term lies in another page.
 _CROWDED, _FAR = 1.08, 1.7
 #: Rows of the panels of the operand that is read as scalars, and the fewest rows for which it is worth considering.
-_LEFT_PANEL, _MANY_ROWS = 8, 64
+_LEFT_PANEL, _MANY_ROWS = 8, 24
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,10 @@ def _plans(scalar: Operand, vector: Operand, transposed: bool, output: TensorTyp
     far = term_stride * output.itemsize >= _CACHE_PERIOD
     large = rows * terms * output.itemsize > _SECOND_LEVEL
     tile = best_tile(rows, columns, lanes, layouts.target, most_rows=_CACHE_WAYS if crowded else 14, streamed=large)
-    slower = (_CROWDED if crowded else 1.0) * (_FAR if far else 1.0)
+    ragged = bool(rows % tile.rows or row_block(rows, tile.rows, terms, CHUNK, output.itemsize))
+    slower = (_CROWDED if crowded or ragged else 1.0) * (_FAR if far else 1.0)
     plans = [Plan(time(tile) * slower + fixed, transposed, tile, False)]
-    if rows >= _MANY_ROWS and lanes >= _LEFT_PANEL and (crowded or far):
+    if rows >= _MANY_ROWS and lanes >= _LEFT_PANEL and (crowded or far or ragged):
         tile = best_tile(rows, columns, lanes, layouts.target, exactly=_LEFT_PANEL, streamed=large)
         packing = 0.0 if scalar.value in layouts.fixed else scalar.type.size * (COPY if row_stride == 1 else TRANSPOSE)
         plans.append(Plan(time(tile) + packing + fixed, transposed, tile, True))

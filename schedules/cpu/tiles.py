@@ -9,6 +9,8 @@ from functools import lru_cache
 from gensyn_tvm.targets.cpu import CpuTarget
 
 _MAX_ROWS = 14
+#: How much slower rows are that a tile does not divide: each needs a pointer of its own, more than there are registers.
+_RAGGED = 1.5
 #: How much slower a narrow panel is when all rows come from the third-level cache for each.
 _STREAMED = {1: 2.0, 2: 1.2}
 #: Full chunks from which a product runs chunk by chunk.
@@ -70,8 +72,11 @@ def best_tile(
             operands = vectors + (1 if window == 1 else r + window - 1)
             if r * vectors + operands > target.registers - 1:
                 break
-            slowness = _slowness(r, vectors) * (_STREAMED.get(vectors, 1.0) if streamed else 1.0)
-            tile = Tile(r, vectors * width, slowness * lanes / width)
+            slowness = _slowness(r, vectors) * (_STREAMED.get(vectors, 1.0) if streamed and columns > vectors * width else 1.0)
+            if rows % r and not exactly:
+                slowness *= _RAGGED
+            # Half a vector or a scalar takes half the time of a vector, or less.
+            tile = Tile(r, vectors * width, slowness * (lanes / (2 * width) if width < lanes else 1.0))
             if best is None or _cost(tile, rows, columns) < _cost(best, rows, columns):
                 best = tile
     assert best is not None
