@@ -79,7 +79,8 @@ def main() -> None:
     sys.stdout = rows
     from benchmarks.cpu.suite import all_cases
 
-    chosen = [c for c in all_cases(options["group"]) if c.name in options["cases"]]
+    wanted = [tuple(key) for key in options["cases"]]
+    chosen = [c for group in dict(wanted) for c in all_cases(group) if (group, c.name) in wanted]
     built = [(case, *_build(case, options)) for case in chosen]
     _send({"ready": len(built)})
     sys.stdin.readline()

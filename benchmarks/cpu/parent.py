@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _start(job: Job, settings: dict[str, Any]) -> subprocess.Popen[str]:
-    options = json.dumps({**settings, "group": job.group, "cases": list(job.cases)})
+    options = json.dumps({**settings, "cases": job.cases})
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.cpu.child", options]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -32,11 +32,11 @@ def _rows(job: Job, child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     for text in child.stdout:
         row = json.loads(text).get("row")
         if row:
-            missing.remove(row["case"])
+            missing.remove((row["group"], row["case"]))
             yield row
     status = child.wait()
-    for name in missing:
-        yield {"group": job.group, "case": name, "failed": {"process": f"exit status {status}"}}
+    for group, name in missing:
+        yield {"group": group, "case": name, "failed": {"process": f"exit status {status}"}}
 
 
 def run_jobs(jobs: Sequence[Job], settings: dict[str, Any], *, together: int) -> Iterator[dict[str, Any]]:

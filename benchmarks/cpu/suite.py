@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from benchmarks.cpu.cases import KERNEL_GROUPS, MODEL_GROUPS, Case
@@ -11,10 +12,9 @@ GROUPS = (*KERNEL_GROUPS, *MODEL_GROUPS)
 
 @dataclass(frozen=True)
 class Job:
-    """Cases of one group that share a process."""
+    """Cases that share a process, by group and name."""
 
-    group: str
-    cases: tuple[str, ...]
+    cases: tuple[tuple[str, str], ...]
 
 
 def all_cases(group: str) -> list[Case]:
@@ -29,7 +29,7 @@ def all_cases(group: str) -> list[Case]:
 
 
 def jobs(groups: tuple[str, ...], *, quick: bool, wanted: list[str], done: set[tuple[str, str]]) -> list[Job]:
-    """Processes in the order of the report: one for each network, and for eight kernels.
+    """Processes in the order of the report: one for each network; for eight kernels, or two for all kernels of the sample.
 
     Args:
         groups: which groups.
@@ -37,10 +37,9 @@ def jobs(groups: tuple[str, ...], *, quick: bool, wanted: list[str], done: set[t
         wanted: only cases whose name contains one of these; all if empty.
         done: group and name of cases to leave out.
     """
-    found = []
-    for group in groups:
-        names = [c.name for c in all_cases(group) if (c.quick or not quick) and (group, c.name) not in done]
-        names = [n for n in names if not wanted or any(w in n for w in wanted)]
-        size = 1 if group in MODEL_GROUPS else 8
-        found += [Job(group, tuple(names[k : k + size])) for k in range(0, len(names), size)]
-    return found
+    keys = [(group, c.name) for group in groups for c in all_cases(group) if c.quick or not quick]
+    keys = [k for k in keys if k not in done and (not wanted or any(w in k[1] for w in wanted))]
+    kernels = [k for k in keys if k[0] not in MODEL_GROUPS]
+    size = max(1, math.ceil(len(kernels) / 2)) if quick else 8
+    shared = [Job(tuple(kernels[k : k + size])) for k in range(0, len(kernels), size)]
+    return [*shared, *(Job((key,)) for key in keys if key[0] in MODEL_GROUPS)]
