@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench bench-demo onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench schedules bench-demo onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -64,6 +64,11 @@ prove: $(STAMP)
 # 10,000 random graphs: an hour on two idle cores. Continues where it was stopped; writes benchmarks/results/fuzz_graphs.json.
 fuzz: $(STAMP)
 	"$(BIN)/python" scripts/fuzz_graphs.py
+
+# 3,400 random schedules, each refused by the order verifier or equal in every bit: ten minutes. Writes
+# benchmarks/results/random_schedules.json.
+schedules: $(STAMP)
+	"$(BIN)/python" scripts/fuzz_schedules.py
 
 # Damaged ONNX files: six minutes. Writes benchmarks/results/fuzz_onnx_files.json.
 fuzz-onnx: $(STAMP)

@@ -13,7 +13,7 @@ import tvm
 from tvm import tirx
 
 from gensyn_tvm.passes.order.affine import Digit, Digits, Form, Unproved, text
-from gensyn_tvm.passes.order.blocks import SEQUENTIAL, Block, Loop, refuse
+from gensyn_tvm.passes.order.blocks import SEQUENTIAL, Block, Loop, constant_of, refuse
 from gensyn_tvm.passes.order.places import Placed, Places, decodable
 from gensyn_tvm.passes.order.regions import Regions
 from gensyn_tvm.passes.order.values import AS_VARIANT, CHANGED, Definition, Meaning, axes_of
@@ -48,7 +48,7 @@ class Flow:
         block = definition.parts[0]
         try:
             for block in definition.inits:
-                self.places.check_domain(self.places.of(block))
+                self._check_bounds(block)
                 self._check_vectors(block)
                 self._check_initialises(block, definition)
             for k, block in enumerate(definition.parts):
@@ -56,13 +56,24 @@ class Flow:
                 digits, spatial = self.regions.digits(placed)
                 if block.reductions:
                     self._check_terms(placed, digits, spatial, self._check_initialised(block, definition))
-                self.places.check_domain(placed)
+                self._check_bounds(block)
                 self._check_vectors(block)
                 self._check_side_by_side(definition, placed, digits, spatial)
                 for other in definition.parts[:k]:
                     self.regions.check_apart(self.places.of(other), placed, self.shared(other, block) or [])
         except Unproved as problem:
             refuse(self.name, block.name, found=str(problem), expected="an affine function of the loops")
+
+    def _check_bounds(self, block: Block) -> None:
+        """No axis leaves its extent, and no store its buffer."""
+        placed = self.places.of(block)
+        self.places.check_domain(placed)
+        buffer = block.store.buffer
+        for index, extent in zip(block.store.indices, buffer.shape, strict=True):
+            form = self.meaning.numbers.index(index, placed.env, self.meaning.load)
+            if not self.places.is_inside(form, constant_of(extent), placed.facts):
+                found = f"a store to {buffer.name} at {text(form)}, where it has the extent {extent}"
+                refuse(self.name, block.name, found=found, expected="stores inside", what=CHANGED, remedy=AS_VARIANT)
 
     def _check_initialised(self, block: Block, definition: Definition) -> int:
         """The initial value is stored before the first term of every pass; how many loops are around both."""
@@ -218,12 +229,16 @@ class Flow:
                 if self.places.moves(loop, producer.reductions):
                     found = f"{what} inside of this loop over its terms"
                     refuse(self.name, block.name, loop, found=found, expected="complete values", what=EARLY, remedy=KEEP_ORDER)
-        if self._whole(before):
-            return
         numbers = self.meaning.numbers
-        place = tuple(numbers.index(i, placed.env, self.meaning.load) for i in load.indices)
-        point = self.meaning.point(definition, place)
+        try:
+            place = tuple(numbers.index(i, placed.env, self.meaning.load) for i in load.indices)
+            point = self.meaning.point(definition, place)
+        except Unproved as problem:
+            refuse(self.name, block.name, found=f"{what}: {problem}", expected="complete values", what=EARLY, remedy=KEEP_ORDER)
         facts = [*placed.facts, *self.places.facts_of(conditions, placed.env, self.meaning.load)]
+        axes = definition.parts[0].spatial
+        if self._whole(before) and all(self.places.is_inside(p, a.extent, facts) for p, a in zip(point, axes, strict=True)):
+            return
         self._check_covered(block, before, point, facts, f"reads of {what}, beyond what it has computed by then")
 
     def _whole(self, producers: list[tuple[Placed, list[Loop]]]) -> bool:

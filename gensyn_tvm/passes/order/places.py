@@ -133,8 +133,7 @@ class Places:
     def check_domain(self, placed: Placed) -> None:
         """No axis leaves its extent."""
         for axis, form in zip(placed.block.axes, placed.axes, strict=True):
-            limits = (self.space.add(constant(-1), form, -1), self.space.add(form, constant(-axis.extent)))
-            if not all(self.is_negative(f, placed.facts) for f in limits):
+            if not self.is_inside(form, axis.extent, placed.facts):
                 found = f"index {text(form)} beyond its extent {axis.extent}"
                 refuse(self.name, placed.block.name, found=found, expected="a predicate that ends it there")
 
@@ -159,6 +158,11 @@ class Places:
                 found = f"step {step} in the reduction index, inner loops span {inner}"
                 refuse(self.name, placed.block.name, loop, found=found, expected="a larger step")
             inner += step * (extent(digit) - 1)
+
+    def is_inside(self, form: Form, extent: int, facts: list[Form]) -> bool:
+        """Whether a form is certainly in [0, extent) wherever the facts hold."""
+        below, above = self.space.add(constant(-1), form, -1), self.space.add(form, constant(-extent))
+        return self.is_negative(below, facts) and self.is_negative(above, facts)
 
     def is_negative(self, form: Form, facts: list[Form]) -> bool:
         """Whether a form is certainly negative wherever the facts are."""
