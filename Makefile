@@ -17,10 +17,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	"$(BIN)/python" -m pytest -n 2
 
-# Kernels and networks beside PyTorch, ONNX Runtime and NumPy, on an idle machine; writes benchmarks/results/cpu.json and continues
-# where it was stopped. QUICK=1 measures a sample in less than five minutes and writes nothing.
+# Kernels and networks beside PyTorch, ONNX Runtime and NumPy, on an idle machine; writes benchmarks/results/cpu.json, continues
+# where it was stopped, and writes docs/benchmarks.md. QUICK=1 measures a sample in less than five minutes and writes nothing.
 bench: $(STAMP)
-	"$(BIN)/python" -m benchmarks.cpu $(if $(QUICK),--quick) $(BENCH)
+	"$(BIN)/python" -m benchmarks.cpu $(if $(QUICK),--quick,--compiled) $(BENCH)
+	$(if $(QUICK),,"$(BIN)/python" scripts/make_benchmarks_page.py)
 
 # Measures afresh, writes benchmarks/results/ and the tables of README.md; wants an idle machine.
 bench-demo: demo

@@ -18,8 +18,19 @@ from torch import nn
 from gensyn_tvm.canonical.graph import Graph
 
 #: Groups in the order of reports; models are compared with each peer, kernels with the fastest.
-KERNEL_GROUPS = ("gemm", "conv", "softmax", "norms", "elementwise", "attention", "pooling", "reductions", "conv_gradients")
-MODEL_GROUPS = ("inference", "training")
+KERNEL_GROUPS = (
+    "gemm",
+    "conv",
+    "softmax",
+    "norms",
+    "elementwise",
+    "attention",
+    "pooling",
+    "reductions",
+    "conv_gradients",
+    "overhead",
+)
+MODEL_GROUPS = ("inference", "training", "scaling")
 
 
 @dataclass(frozen=True)

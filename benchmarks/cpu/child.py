@@ -30,6 +30,7 @@ def _send(message: dict[str, Any]) -> None:
 def _build(case: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The contestants and the beginning of the row; peers that cannot are named in it with the reason."""
     from benchmarks.cpu.contestants import OURS, Contestant, Ours, peers_of
+    from benchmarks.cpu.work import bytes_moved, float_operations
 
     row: dict[str, Any] = {"group": case.group, "case": case.name, "failed": {}}
     workload = case.make()
@@ -46,6 +47,8 @@ def _build(case: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str
         row.setdefault("build_seconds", {})[name] = round(time.perf_counter() - start, 3)
     ours = [c for c in contestants.values() if isinstance(c, Ours)]
     if ours:
+        graph = ours[0].built.graph
+        row["work"] = {"flops": float_operations(graph), "bytes": bytes_moved(graph)}
         row["compile_seconds"] = round(ours[0].seconds["compile"], 3)
     return contestants, row
 

@@ -209,6 +209,11 @@ def poolings() -> Iterator[Case]:
         yield Case("reductions", name, partial(_module, Function(function), *shape))
 
 
+def overheads() -> Iterator[Case]:
+    """What a call costs that computes nothing to speak of."""
+    yield Case("overhead", "one element", lambda: Workload(Function(torch.neg), (tensor("x", 1),), np.negative), True)
+
+
 def cases() -> list[Case]:
     """All kernels."""
-    return [*products(), *convolutions(), *rows(), *elementwise(), *attentions(), *poolings()]
+    return [*overheads(), *products(), *convolutions(), *rows(), *elementwise(), *attentions(), *poolings()]

@@ -11,6 +11,7 @@ import transformers
 from torch import nn
 
 from benchmarks.cpu.cases import Case, Workload, indices, tensor, with_weights
+from benchmarks.cpu.decode import decode
 
 CLASSES, VOCABULARY, LENGTH = 1000, 50257, 128
 
@@ -165,5 +166,12 @@ def cases() -> Iterator[Case]:
         for batch in (1, 16):
             quick = batch == 1 and name in QUICK_INFERENCE
             yield Case("inference", f"{name}, batch {batch}", partial(inference, network, batch), quick, 1e-3)
+    for batch in (1, 16):
+        yield Case("inference", f"gpt2 decode, batch {batch}", partial(decode, batch), batch == 1, 1e-3)
+    for name, batch in (("mlp", 4), ("mlp", 64), ("mlp", 256), ("resnet50", 2), ("resnet50", 4), ("resnet50", 8)):
+        yield Case("scaling", f"{name}, batch {batch}", partial(inference, NETWORKS[name], batch), tolerance=1e-3)
+    for length in (32, 64, 256, 512):
+        network = Network(bert, partial(_tokens, length=length), 1)
+        yield Case("scaling", f"bert-base, length {length}", partial(inference, network, 1), tolerance=1e-3)
     for name, network in {**NETWORKS, **SMALL}.items():
         yield Case("training", f"{name}, batch {network.train}", partial(training, network), name in QUICK_TRAINING, 1e-3)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cpu.roofline import Roof
 from gensyn_tvm.runtime.cpu import core_count, supported_levels
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "cpu.json"
@@ -30,9 +33,10 @@ def machine() -> dict[str, Any]:
 class Results:
     """Rows by group and case, kept in a file if there is a path; a row with the same key replaces the earlier one."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, roofs: Sequence[Roof] = ()) -> None:
         self.path = path
         data = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {"rows": []}
+        self.roofs = [asdict(r) for r in roofs] or data.get("roofs", [])
         self._rows = {(r["group"], r["case"]): r for r in data["rows"]}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -47,7 +51,7 @@ class Results:
         """Keep a row; the file is replaced as a whole, so that it is never half written."""
         self._rows[row["group"], row["case"]] = row
         if self.path:
-            text = json.dumps({"machine": machine(), "rows": self.rows()}, indent=1)
+            text = json.dumps({"machine": machine(), "roofs": self.roofs, "rows": self.rows()}, indent=1)
             part = self.path.with_suffix(".part")
             part.write_text(text + "\n", encoding="utf-8")
             os.replace(part, self.path)

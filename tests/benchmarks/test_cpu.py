@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from benchmarks.cpu import measure
+from benchmarks.cpu.__main__ import chosen_groups
 from benchmarks.cpu.contestants import OURS
 from benchmarks.cpu.report import changed_digests, geometric_mean, line, summary
-from benchmarks.cpu.results import Results
+from benchmarks.cpu.results import Results, machine
 from benchmarks.cpu.roofline import Roof, bound, vector_width
 from benchmarks.cpu.suite import GROUPS, all_cases, jobs
 from benchmarks.cpu.work import bytes_moved, float_operations
 from gensyn_tvm.canonical.graph import GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
+from scripts import make_benchmarks_page
 
 
 class Counting:
@@ -122,3 +124,22 @@ def test_work_of_products_and_their_gradients() -> None:
     graph = b.finish()
     assert float_operations(graph) == 3 * 2 * (2 * 8 * 6 * 6) * (2 * 3 * 3)
     assert bytes_moved(graph) == 4 * 2 * (2 * 4 * 6 * 6 + 8 * 2 * 3 * 3)
+
+
+def test_choices_of_the_command_line() -> None:
+    assert chosen_groups(None, None) == GROUPS
+    assert chosen_groups(["models"], "infer") == chosen_groups(None, "infer") == ("inference",)
+    assert chosen_groups(["gemm", "models"], None) == ("gemm", "inference", "training")
+    found = jobs(("inference",), quick=False, wanted=["bert"], done=set(), ending="batch 1")
+    assert [job.cases for job in found] == [(("inference", "bert-base, batch 1"),)]
+
+
+def test_page_and_plot(tmp_path: Path) -> None:
+    row = {**_row("gemm", "x", {"torch": 2.0}), "work": {"flops": 50.0, "bytes": 1.0}}
+    roofs = [{"threads": 1, "flops": 100.0, "bytes": 10.0}]
+    data = {"machine": {**machine(), "cores": 2}, "roofs": roofs, "rows": [row]}
+    text = make_benchmarks_page.page(data)
+    assert "| x | 1 | 1000 | 2000 | 2.00 | 50% |" in text and "| gemm | 2.00 |" in text
+    for name in ("a.svg", "b.svg"):
+        make_benchmarks_page.plot(data, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
