@@ -8,7 +8,6 @@ the models the digests after two steps on every level and in the interpreter.
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.interpreter import run_named
 from gensyn_tvm.passes.pipeline import run_phases
 from gensyn_tvm.runtime.cpu import supported_levels
+from gensyn_tvm.runtime.plan import nbytes
 from gensyn_tvm.targets.cpu import resolve_target
 from gensyn_tvm.training.step import TrainingStep
 
@@ -123,11 +123,8 @@ def step_of(make: Callable[..., Any], size: tuple[int, int, int], checkpoint: st
 
 def planned(step: TrainingStep) -> dict[str, int]:
     """Bytes of the arena and of the outputs of a step compiled for this machine."""
-    module = run_phases(step.graph, resolve_target("native"), "fast", recomputed=step.recomputed)
-    text = module["main"].script(show_meta=False)
-    sizes = re.findall(r"(\w+): R.Any = R.vm.alloc_storage\(R.shape\(\[(\d+)\]\)", text)
-    arena = sum(int(n) for name, n in sizes if name == "arena")
-    return {"arena": arena, "outputs": sum(int(n) for _, n in sizes) - arena}
+    plan = run_phases(step.graph, resolve_target("native"), "fast", recomputed=step.recomputed).plan
+    return {"arena": plan.areas["workspace"], "outputs": sum(map(nbytes, plan.outputs))}
 
 
 def measured(step: TrainingStep, batch: Any) -> dict[str, Any]:

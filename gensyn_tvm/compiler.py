@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from gensyn_tvm.training.step import TrainingStep
 
 #: Flags of the C oracle: no optimisation, no contraction, wrapping integers, no type-based aliasing (bit casts).
-_C_FLAGS = ["-shared", "-fPIC", "-O0", "-std=gnu11", "-ffp-contract=off", "-fwrapv", "-fno-strict-aliasing", "-w"]
+_C_FLAGS = [
+    "-shared",
+    "-fPIC",
+    "-O0",
+    "-std=gnu11",
+    "-ffp-contract=off",
+    "-fwrapv",
+    "-fno-strict-aliasing",
+    "-w",
+    "-Wl,-Bsymbolic",
+]
 
 
 @dataclass(frozen=True)
@@ -135,21 +145,16 @@ def _compile_accumulated(
 
 
 def build_library(graph: Graph, target: CpuTarget, style: str, recomputed: Collection[int] = ()) -> bytes:
-    """The shared library of a graph: kernels and virtual-machine bytecode; ``recomputed`` as in ``Source``.
+    """The shared library of a graph: kernels, a function that calls them, and its plan; ``recomputed`` as in ``Source``.
 
     Raises:
         TargetError: the system compiler fails or is missing.
     """
-    from tvm import relax
-
     from gensyn_tvm.passes.pipeline import run_phases
-    from gensyn_tvm.targets.environment import add_environment_kernel
-    from gensyn_tvm.targets.expand import PIPELINE
-    from gensyn_tvm.targets.lowering import lowering_for
+    from gensyn_tvm.runtime.plan import pack
 
-    module = add_environment_kernel(run_phases(graph, target, style, recomputed=recomputed))
-    with target.to_tvm(), lowering_for(has_fma=target.has_fma):
-        built = relax.build(module, target.to_tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
+    lowered = run_phases(graph, target, style, recomputed=recomputed)
+    built = generate_code(lowered.module, target)
     with tempfile.TemporaryDirectory(prefix="gensyn-tvm-") as folder:
         path = Path(folder) / "program.so"
         try:
@@ -162,7 +167,18 @@ def build_library(graph: Graph, target: CpuTarget, style: str, recomputed: Colle
                 f"the system compiler could not link the program: {str(error)[-800:]}\n"
                 "  what to do: install gcc (Debian, Ubuntu: apt-get install gcc)"
             ) from error
-        return path.read_bytes()
+        return pack(path.read_bytes(), lowered.plan, lowered.constants)
+
+
+def generate_code(module: Any, target: CpuTarget) -> Any:
+    """TVM's runtime module of a lowered one."""
+    from tvm import tirx
+
+    from gensyn_tvm.targets.expand import PIPELINE
+    from gensyn_tvm.targets.lowering import lowering_for
+
+    with target.to_tvm(), lowering_for(has_fma=target.has_fma):
+        return tirx.build(module, target.to_tvm(), pipeline=PIPELINE)
 
 
 def _compile_c(output: str, objects: list[str], options: list[str] | None = None, **_unused: Any) -> None:
@@ -174,20 +190,12 @@ def _compile_c(output: str, objects: list[str], options: list[str] | None = None
 
 def phases(graph: Graph, target: str | CpuTarget = "native", *, schedule: str = "fast") -> dict[str, str]:
     """The text of every phase of the compiler, and of the generated code under ``code``."""
-    from tvm import relax
-
     from gensyn_tvm.passes.pipeline import run_phases
-    from gensyn_tvm.targets.environment import add_environment_kernel
-    from gensyn_tvm.targets.expand import PIPELINE
-    from gensyn_tvm.targets.lowering import lowering_for
 
     resolved = resolve_target(target)
     style = "none" if resolved.kind == "c" else schedule
     texts: dict[str, str] = {}
-    module = run_phases(graph, resolved, style, lambda phase, m: texts.update({phase: m.script(show_meta=False)}))
-    module = add_environment_kernel(module)
-    with resolved.to_tvm(), lowering_for(has_fma=resolved.has_fma):
-        built = relax.build(module, resolved.to_tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
-    kernels = [m for m in built.mod.imports if m.kind in ("llvm", "c")]
-    texts["code"] = "\n".join(m.inspect_source("c" if resolved.kind == "c" else "asm") for m in kernels)
+    lowered = run_phases(graph, resolved, style, lambda phase, m: texts.update({phase: m.script(show_meta=False)}))
+    built = generate_code(lowered.module, resolved)
+    texts["code"] = built.inspect_source("c" if resolved.kind == "c" else "asm")
     return texts

@@ -1,100 +1,105 @@
-"""The memory plan: every intermediate array has a fixed place in one arena, shared by arrays that are never alive together.
+"""The memory plan: every intermediate array has a fixed place, shared by arrays that are never alive together.
 
 TVM's own plan hands whole allocations on from one array to another, so that a small array may hold a large one.
-Outputs are not in the arena: they live on in the caller's hands.
+Outputs are not in it: they live on in the caller's hands. What the preparation leaves behind has an area of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relax
 
-#: Bytes; kernels may assume this alignment of every array (TVM's ``kAllocAlignment``).
-ALIGNMENT = 64
-
-_ENTRY = "main"
-_ALLOCATION = "relax.builtin.alloc_tensor"
+from gensyn_tvm.passes.calls import Array, Calls, View, rounded
+from gensyn_tvm.runtime.plan import AREAS, Argument, Plan, Step
 
 
 @dataclass
 class Interval:
-    """An array and the bindings from ``start`` to ``end``, both included, during which it must keep its bytes."""
+    """An array and the calls from ``start`` to ``end``, both included, during which it must keep its bytes."""
 
     size: int
     start: int
     end: int
 
 
-def plan_memory(module: Any) -> Any:
-    """Place the arrays that the calls of ``main`` allocate in an arena, in place of ``StaticPlanBlockMemory``."""
-    function = module[_ENTRY]
-    bindings = [b for block in function.body.blocks for b in block.bindings]
-    intervals = _intervals(bindings, function.body.body)
-    if not intervals:
-        return module
-    offsets = dict(zip(intervals, place(list(intervals.values())), strict=True))
-    total = max(offsets[v] + _rounded(i.size) for v, i in intervals.items())
-    arena = relax.Var("arena", relax.AnyType())
-    planned = [relax.VarBinding(arena, relax.op.memory.alloc_storage(relax.ShapeExpr([total]), 0, "global", "uint8"))]
-    for b in bindings:
-        if b.var in offsets:
-            shape, dtype = b.value.args[0], b.value.args[1]
-            whole = relax.Var("placed", b.var.ty)
-            planned.append(relax.VarBinding(whole, relax.op.memory.alloc_tensor(arena, offsets[b.var], shape, dtype)))
-            # Kernels want the offset in the pointer; on a CPU this puts it there.
-            b = relax.VarBinding(b.var, relax.op.memory.ensure_zero_offset(whole))
-        planned.append(b)
-    body = relax.SeqExpr([relax.BindingBlock(planned)], function.body.body)
-    result = tvm.IRModule(module.functions, attrs=module.attrs)
-    result.update_func(
-        module.get_global_var(_ENTRY),
-        relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs),
+def plan_memory(program: Calls, *, parallel: bool, in_place: Mapping[int, int]) -> Plan:
+    """A place for every array of a program.
+
+    Args:
+        program: its calls in their final order.
+        parallel: whether any kernel uses more than one thread.
+        in_place: for outputs that take the memory of an input that input.
+    """
+    places: dict[int, tuple[str, int]] = {}
+    areas = dict.fromkeys(AREAS, 0)
+    areas["constants"] = sum(rounded(len(c)) for c in program.constants)
+    first = program.prepared
+    inner = {id(v.array): v.array for call in program.calls for v in call.written if v.array.kind == "inner"}
+    kept = [a for a in inner.values() if a.writer < first and any(r >= first for r in a.readers)]
+    for array in kept:
+        places[id(array)] = ("prepared", areas["prepared"])
+        areas["prepared"] += rounded(array.size)
+    rest = [a for a in inner.values() if id(a) not in places]
+    for area, arrays in (
+        ("scratch", [a for a in rest if a.writer < first]),
+        ("workspace", [a for a in rest if a.writer >= first]),
+    ):
+        offsets = place([Interval(a.size, a.writer, max(a.readers, default=a.writer)) for a in arrays])
+        places.update({id(a): (area, o) for a, o in zip(arrays, offsets, strict=True)})
+        areas[area] = max((o + rounded(a.size) for a, o in zip(arrays, offsets, strict=True)), default=0)
+    return _plan(program, places, areas, parallel, in_place)
+
+
+def constant_offsets(constants: Sequence[bytes]) -> list[int]:
+    """Where each constant lies in their area."""
+    return [end - rounded(len(c)) for c, end in zip(constants, accumulate(rounded(len(c)) for c in constants), strict=True)]
+
+
+def constant_area(constants: Sequence[bytes]) -> bytes:
+    """The bytes of their area."""
+    return b"".join(c.ljust(rounded(len(c)), b"\0") for c in constants)
+
+
+def _plan(
+    program: Calls, places: Mapping[int, tuple[str, int]], areas: dict[str, int], parallel: bool, in_place: Mapping[int, int]
+) -> Plan:
+    slots = {"input": 0, "output": len(program.inputs)}
+    slots |= {name: len(program.inputs) + len(program.outputs) + k for k, name in enumerate(AREAS)}
+    offsets = constant_offsets(program.constants)
+
+    def argument(view: View) -> Argument:
+        a: Array = view.array
+        if a.kind == "inner":
+            area, offset = places[id(a)]
+            return Argument(slots[area], offset, str(view.type))
+        if a.kind == "constant":
+            return Argument(slots["constants"], offsets[a.index], str(view.type))
+        return Argument(slots[a.kind] + a.index, 0, str(view.type))
+
+    steps = tuple(Step(c.kernel, tuple(argument(v) for v in c.arguments), c.writes) for c in program.calls)
+    own = [v.array.kind == "output" and v.array.index == k for k, v in enumerate(program.outputs)]
+    prepared = program.calls[: program.prepared]
+    return Plan(
+        inputs=tuple(v.type for v in program.inputs),
+        outputs=tuple(v.type for v in program.outputs),
+        steps=steps,
+        prepare=program.prepared,
+        fixed=tuple(sorted({v.array.index for c in prepared for v in c.read if v.array.kind == "input"})),
+        copies=tuple((k, argument(v)) for k, v in enumerate(program.outputs) if not own[k]),
+        areas=areas,
+        parallel=parallel,
+        in_place=dict(in_place),
     )
-    return relax.transform.Normalize()(result)
-
-
-def _intervals(bindings: Sequence[Any], result: Any) -> dict[Any, Interval]:
-    """The arrays that are not part of the result, in the order of their allocation, by the variable that holds them first."""
-    found: dict[Any, Interval] = {}
-    holds: dict[Any, set[Any]] = {}  # for each variable the allocations that it may be a view of
-
-    def arrays(expr: Any) -> set[Any]:
-        if isinstance(expr, tvm.ir.Var):
-            return holds.get(expr, set())
-        if isinstance(expr, relax.TupleGetItem):
-            return arrays(expr.tuple_value)
-        children = expr.fields if isinstance(expr, relax.Tuple) else getattr(expr, "args", ())
-        return set().union(*(arrays(c) for c in children))
-
-    for k, b in enumerate(bindings):
-        call = b.value if isinstance(b.value, relax.Call) else None
-        name = getattr(call.op, "name", "") if call is not None else ""
-        if name == _ALLOCATION:
-            holds[b.var] = {b.var}
-            found[b.var] = Interval(array_bytes(b.var.ty), k, k)
-            continue
-        read = arrays(b.value)
-        for v in read:
-            found[v].end = k
-        # A kernel's call has no value; any other may be a view.
-        holds[b.var] = read
-    returned = arrays(result)
-    return {v: i for v, i in found.items() if v not in returned}
 
 
 def array_bytes(ty: Any) -> int:
     """Bytes of an array of a static Relax type."""
     return math.prod(int(n) for n in ty.shape) * np.dtype(str(ty.dtype.dtype)).itemsize
-
-
-def _rounded(size: int) -> int:
-    return max(-(-size // ALIGNMENT), 1) * ALIGNMENT
 
 
 def place(intervals: Sequence[Interval]) -> list[int]:
@@ -103,7 +108,7 @@ def place(intervals: Sequence[Interval]) -> list[int]:
     The largest first, each into the smallest gap that holds it, the lowest of equal ones (Pisarchyk and Lee 2020,
     arXiv:2001.03288, greedy by size).
     """
-    sizes = np.array([_rounded(i.size) for i in intervals], np.int64)
+    sizes = np.array([rounded(i.size) for i in intervals], np.int64)
     starts, ends = (np.array([getattr(i, end) for i in intervals], np.int64) for end in ("start", "end"))
     offsets = np.full(len(intervals), -1, np.int64)
     for k in np.lexsort((np.arange(len(intervals)), starts, -sizes)):

@@ -7,39 +7,55 @@ legalise    each operator → its deterministic TIR variant
 fuse        neighbouring kernels → one kernel, in an order that needs little memory
 schedule    each kernel → loops for the target
 verify      every reduction in canonical order, no arithmetic but the exact operators
-lower       Relax → calls with planned memory
+lower       Relax → one function that calls the kernels, with planned memory
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import relax, tirx
 
-from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
 from gensyn_tvm.operators.nest import AS_WRITTEN
 from gensyn_tvm.passes.booleans import store_as_bytes
+from gensyn_tvm.passes.calls import read_calls
 from gensyn_tvm.passes.culprit import naming_primitive
 from gensyn_tvm.passes.exactness import check_exactness
 from gensyn_tvm.passes.fuse import fuse
 from gensyn_tvm.passes.layout import choose_layouts
 from gensyn_tvm.passes.legalise import legalise
-from gensyn_tvm.passes.lift import lift
-from gensyn_tvm.passes.memory import plan_memory
+from gensyn_tvm.passes.lift import ENTRY, lift
+from gensyn_tvm.passes.memory import constant_area, plan_memory
 from gensyn_tvm.passes.moves import check_moves
 from gensyn_tvm.passes.order import check_order
 from gensyn_tvm.passes.recompute import recompute
 from gensyn_tvm.passes.reorder import reorder
+from gensyn_tvm.runtime.plan import Plan
 from gensyn_tvm.schedules.driver import schedule_kernel
 from gensyn_tvm.targets.cpu import CpuTarget
+from gensyn_tvm.targets.host import assemble, is_parallel
 
 #: Phases in order, as ``gensyn-tvm inspect --phase`` names them.
 PHASES = ("lift", "legalise", "fuse", "schedule", "lower")
 
 
-_PLAN_MEMORY = tvm.transform.module_pass(lambda module, _context: plan_memory(module), opt_level=0, name="PlanMemory")
+@dataclass(frozen=True)
+class Lowered:
+    """A program ready for code generation.
+
+    Attributes:
+        module: the kernels and the host function that calls them.
+        plan: what the runtime has to know.
+        constants: the bytes of the area of constants.
+    """
+
+    module: Any
+    plan: Plan
+    constants: bytes
 
 
 def kernels(module: Any) -> list[tuple[Any, Any]]:
@@ -82,24 +98,27 @@ def store_booleans(module: Any) -> Any:
     return result
 
 
-def lower(module: Any) -> Any:
-    """Relax calls → destination-passing calls with planned memory, ready for TVM's virtual machine."""
+def lower(module: Any, fixed: Collection[int] = ()) -> Lowered:
+    """Relax calls → a function that calls the kernels with planned memory; ``fixed`` are the inputs that no output updates."""
     passes = tvm.transform.Sequential(
         [
             relax.transform.RewriteDataflowReshape(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
-            _PLAN_MEMORY,
-            relax.transform.LowerAllocTensor(),
-            relax.transform.KillAfterLastUse(),
-            relax.transform.LowerRuntimeBuiltin(),
-            relax.transform.ComputePrimValue(),
-            relax.transform.VMShapeLower(),
-            relax.transform.AttachGlobalSymbol(),
         ]
     )
-    return passes(module)
+    module = passes(module)
+    program = read_calls(module[ENTRY], fixed)
+    parallel = any(is_parallel(f) for _, f in kernels(module))
+    plan = plan_memory(program, parallel=parallel, in_place={})
+    return Lowered(assemble(module, plan), plan, constant_area(program.constants))
+
+
+def fixed_inputs(graph: Graph) -> list[int]:
+    """The state inputs that no output updates."""
+    updated = {o.name for o in graph.outputs if o.updates}
+    return [k for k, i in enumerate(graph.inputs) if i.role in STATE_ROLES and i.name not in updated]
 
 
 def run_phases(
@@ -108,8 +127,8 @@ def run_phases(
     style: str,
     observe: Callable[[str, Any], None] | None = None,
     recomputed: Collection[int] = (),
-) -> Any:
-    """The lowered module of a canonical graph; ``observe(phase, module)`` sees each phase's result.
+) -> Lowered:
+    """The lowered program of a canonical graph; ``observe(phase, module)`` sees each phase's result.
 
     ``recomputed`` are the nodes that ``recompute`` copies.
     """
@@ -126,6 +145,6 @@ def run_phases(
         see("fuse", module)
         module = verify(schedule(module, target, style), module, target, style)
         see("schedule", module)
-        module = lower(store_booleans(module))
-        see("lower", module)
-    return module
+        lowered = lower(store_booleans(module), fixed_inputs(graph))
+        see("lower", lowered.module)
+    return lowered

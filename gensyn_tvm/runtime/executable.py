@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import threading
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,15 @@ import numpy as np
 from gensyn_tvm.canonical import rules, serialise
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Input, Output
 from gensyn_tvm.canonical.types import NARROW, TensorType, from_carrier, to_carrier
-from gensyn_tvm.errors import InputError, TargetError, describe
+from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.evidence.digests import state_digest
+from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.cpu import core_count
-from gensyn_tvm.runtime.fpenv import ieee754_environment
+from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, aligned_array
 
-ENVIRONMENT_KERNEL = "gensyn_fp_environment"
-_ENTRY = "main"
-_ALL_CORES = 1  # TVM's affinity mode "big"
+_MISSING = object()
 
 Batch = Mapping[str, Any] | Sequence[Any]
-
-#: TVM has one thread pool for the process; runs with different numbers of threads must not overlap.
-_POOL_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -88,8 +82,7 @@ class Executable:
     threads: int
     library: bytes = field(repr=False)
     learning_rate: float | None = None
-    _machine: Any = field(default=None, repr=False)
-    _enter: Any = field(default=None, repr=False)
+    _machine: Machine = field(default=None, repr=False)  # type: ignore[assignment]  # from_library sets it
 
     @staticmethod
     def from_library(
@@ -111,9 +104,10 @@ class Executable:
         threads = core_count() if threads is None else threads
         if not isinstance(threads, int) or threads < 1:
             raise InputError(f"threads={threads!r}; expected at least 1")
-        exe = Executable(graph, state, target, schedule, threads, library, learning_rate)
-        exe._load()
-        return exe
+        # Copies of our own, which nobody modifies: they need not be looked at again when the program runs.
+        own = State({n: _own(a) for n, a in state.arrays.items()}, state.step, state.seed)
+        machine = Machine(library, target)
+        return Executable(graph, own, target, schedule, threads, library, learning_rate, machine)
 
     @property
     def digest(self) -> str:
@@ -129,27 +123,6 @@ class Executable:
     def is_training_step(self) -> bool:
         """Whether the program updates state."""
         return any(o.updates for o in self.graph.outputs)
-
-    def _load(self) -> None:
-        import tvm_ffi  # noqa: F401  (loads the FFI before TVM's runtime)
-        from tvm import runtime
-        from tvm.runtime.vm import VirtualMachine
-
-        with tempfile.TemporaryDirectory(prefix="gensyn-tvm-") as folder:
-            path = Path(folder) / "program.so"
-            path.write_bytes(self.library)
-            try:
-                module = runtime.load_module(str(path))
-                self._enter = module.get_function(ENVIRONMENT_KERNEL, query_imports=True)
-                self._machine = VirtualMachine(module, runtime.cpu())
-            except (RuntimeError, OSError, AttributeError) as error:
-                raise TargetError(
-                    describe(
-                        f"the library for target {self.target!r} cannot be loaded",
-                        found=str(error)[:400],
-                        remedy="compile the program on this machine",
-                    )
-                ) from error
 
     def init(self, seed: int = 0) -> State:
         """The state before the first step, with the arrays of ``self.state``.
@@ -170,13 +143,32 @@ class Executable:
             return self._train(*arguments, **options)
         return self._infer(*arguments, **options)
 
+    def bind(self, state: Mapping[str, Any] | None = None) -> BoundCall:
+        """The program with its parameters bound, for the least overhead for each call; see ``BoundCall``.
+
+        Args:
+            state: arrays instead of those of ``self.state``. Arrays of NumPy may be modified between two calls, and cost a
+                comparison in each.
+
+        Raises:
+            InputError: it is a training step.
+        """
+        if self.is_training_step:
+            raise InputError("a training step cannot be bound: its state changes with each call")
+        return BoundCall(self, self.state.arrays if state is None else state)
+
+    @cached_property
+    def _call(self) -> BoundCall:
+        return self.bind()
+
     def _infer(self, *inputs: Any, **named: Any) -> Any:
+        if inputs and not named and len(inputs) == len(self._call.names):
+            return self._call(*inputs)
         names = [i.name for i in self.graph.inputs if i.role not in STATE_ROLES]
         if (inputs and named) or len(inputs) > len(names):
             raise InputError(f"expected the inputs {', '.join(names)}, by position or by name")
         given = dict(zip(names, inputs, strict=False)) if inputs else named
-        outputs = self.run({**given}, self.state.arrays)
-        arrays = [as_array(o) for o in outputs]
+        arrays = self._run(given, self.state.arrays, tensors=())
         return arrays[0] if len(arrays) == 1 else arrays
 
     def _train(
@@ -191,7 +183,8 @@ class Executable:
             "learning_rate": rate_of(self.graph, self.learning_rate if learning_rate is None else learning_rate),
         }
         control = {i.name: np.asarray(scalars[i.role]) for i in self.graph.inputs if i.role in scalars}
-        outputs = self.run({**batch, **control}, state.arrays)
+        updated = {o.name for o in self.graph.outputs if o.updates}
+        outputs = self._run({**batch, **control}, state.arrays, tensors=updated)
         arrays, metrics = {}, {}
         for declared, value in zip(self.graph.outputs, outputs, strict=True):
             if declared.updates:
@@ -209,33 +202,74 @@ class Executable:
         Raises:
             InputError: missing, unknown or ill-typed arrays, all named.
         """
-        arguments = self._arguments(given, state)
-        with _POOL_LOCK, ieee754_environment():
-            _use_threads(self.threads)
-            if self.threads > 1:
-                self._enter(self.threads)
-            results = list(self._machine[_ENTRY](*arguments))
-        types = self.graph.value_types()
-        extents = iter(results[len(self.graph.outputs) :])
-        return [_output(o, types[o.value], r, extents) for o, r in zip(self.graph.outputs, results, strict=False)]
+        return self._run(given, state, tensors={o.name for o in self.graph.outputs})
 
-    def _arguments(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
-        problems = []
-        expected = {i.name for i in self.graph.inputs if i.role not in STATE_ROLES}
-        problems += [f"unknown input {name!r}" for name in given if name not in expected]
-        arguments = []
-        for declared in self.graph.inputs:
-            source = state if declared.role in STATE_ROLES else given
-            if declared.name not in source:
+    def _run(self, given: Mapping[str, Any], state: Mapping[str, Any], tensors: Collection[str]) -> list[Any]:
+        """The outputs, those called ``tensors`` as TVM tensors and the others as NumPy arrays."""
+        machine = self._machine
+        with POOL_LOCK:
+            _held = self._give(given, state)
+            lasting = [o.name in tensors for o in self.graph.outputs]
+            lasting += [False] * (len(machine.plan.outputs) - len(lasting))
+            arrays = machine.outputs(lasting)
+            machine.run(self.threads, arrays)
+            # What lies in a fixed place is copied before the next run.
+            arrays = [
+                a if keep or not machine.is_staged(k) else a.copy()
+                for k, (a, keep) in enumerate(zip(arrays, lasting, strict=True))
+            ]
+        extents = iter(arrays[len(self.graph.outputs) :])
+        return [
+            _output(o, self._types[o.value], a, extents, keep)
+            for o, a, keep in zip(self.graph.outputs, arrays, lasting, strict=False)
+        ]
+
+    @cached_property
+    def _types(self) -> Mapping[int, TensorType]:
+        return dict(enumerate(self.graph.value_types()))
+
+    @cached_property
+    def _feeds(self) -> list[tuple[int, Input, Any, bool]]:
+        """Slot, declaration, dtype of arrays that need no conversion, and whether it is state that stays bound."""
+        updated = {o.name for o in self.graph.outputs if o.updates}
+        feeds = []
+        for slot, i in enumerate(self.graph.inputs):
+            dtype = None if i.type.dtype in NARROW else np.dtype(i.type.dtype)
+            feeds.append((slot, i, dtype, i.name not in updated))
+        return feeds
+
+    def _give(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
+        """Bind all inputs; the result must be held until the run is over."""
+        machine, problems, held, found = self._machine, [], [], 0
+        for slot, declared, dtype, keep in self._feeds:
+            is_state = declared.role in STATE_ROLES
+            source = state if is_state else given
+            value = source.get(declared.name, _MISSING)
+            if value is _MISSING:
                 problems.append(f"missing {declared.role} {declared.name!r} of type {declared.type}")
                 continue
-            value, problem = _tensor(declared, source[declared.name])
-            problems += [problem] if problem else []
-            arguments.append(value)
+            found += not is_state
+            bound = machine.states.get(slot) if is_state else None
+            if bound is not None and bound.given is value:
+                continue
+            if type(value) is np.ndarray and value.dtype == dtype and value.shape == declared.type.shape:
+                array, problem = value, ""
+            else:
+                array, problem = _carried(declared, value)
+            if problem:
+                problems.append(problem)
+            elif is_state:
+                lasting = value is self.state.arrays.get(declared.name) or isinstance(value, _tensor_type())
+                held.append(machine.bind(slot, value, array, lasting=lasting, keep=keep))
+            else:
+                held.append(machine.feed(slot, array))
+        if found < len(given):
+            expected = {i.name for i in self.graph.inputs if i.role not in STATE_ROLES}
+            problems = [f"unknown input {name!r}" for name in given if name not in expected] + problems
         if problems:
             shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise InputError(describe(f"program {self.graph.name!r} cannot run on these arrays", found=shown))
-        return arguments
+        return held
 
     def save(self, path: str | os.PathLike[str], *, state: State | None = None, others: Sequence[Executable] = ()) -> None:
         """Write a ``.gtvm`` file with the program and this library; completely or not at all.
@@ -284,14 +318,17 @@ def as_array(value: Any) -> np.ndarray:
     return value if isinstance(value, np.ndarray) else value.numpy()
 
 
-def _output(declared: Output, type_: TensorType, value: Any, extents: Iterator[Any]) -> Any:
-    """What the caller sees of a result: the tensor itself wherever that is possible."""
+def _output(declared: Output, type_: TensorType, array: np.ndarray, extents: Iterator[np.ndarray], as_tensor: bool) -> Any:
+    """What the caller sees of a result."""
     if declared.extents:
-        array = value.numpy()
         for axis, _ in declared.extents:
-            array = array[(slice(None),) * axis + (slice(0, max(int(next(extents).numpy()), 0)),)]
-        return from_carrier(np.array(array, order="C"), type_.dtype)
-    return from_carrier(value.numpy(), type_.dtype) if type_.dtype in NARROW else value
+            array = array[(slice(None),) * axis + (slice(0, max(int(next(extents)), 0)),)]
+        array = np.array(array, order="C")
+    elif as_tensor and type_.dtype not in NARROW:
+        import tvm_ffi
+
+        return tvm_ffi.from_dlpack(array)
+    return from_carrier(array, type_.dtype)
 
 
 def scalar_of(value: np.ndarray) -> Any:
@@ -299,53 +336,33 @@ def scalar_of(value: np.ndarray) -> Any:
     return value[()] if value.shape == () else value
 
 
-def _tensor(declared: Input, value: Any) -> tuple[Any, str]:
-    """The array as an aligned TVM tensor, or what is wrong with it. Arrays and DLPack objects are accepted."""
+def _own(value: Any) -> np.ndarray:
+    array = as_array(value)
+    t = TensorType(array.shape, str(array.dtype))
+    copy = aligned_array(TensorType(t.shape, t.carrier)).view(array.dtype)
+    copy[...] = array
+    copy.flags.writeable = False
+    return copy
+
+
+@cache
+def _tensor_type() -> type:
     from tvm import runtime
 
-    if isinstance(value, runtime.Tensor):
-        found = (tuple(int(e) for e in value.shape), str(value.dtype))
-        tensor = value
-    else:
-        try:
-            array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _from_dlpack(value)
-        except (TypeError, ValueError, RuntimeError, BufferError) as error:
-            return None, f"{declared.role} {declared.name!r} is a {type(value).__name__} that NumPy cannot read ({error})"
-        found = (array.shape, str(array.dtype))
-        tensor = None
-    if found != (declared.type.shape, declared.type.dtype):
-        text = f"{declared.role} {declared.name!r} is {found[1]}[{', '.join(map(str, found[0]))}], expected {declared.type}"
-        return None, text
-    return (runtime.tensor(np.asarray(to_carrier(array), order="C")) if tensor is None else tensor), ""
+    return runtime.Tensor
+
+
+def _carried(declared: Input, value: Any) -> tuple[Any, str]:
+    """The array as its carrier, or what is wrong with it. Arrays and DLPack objects are accepted."""
+    try:
+        array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _from_dlpack(value)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        return None, f"{declared.role} {declared.name!r} is a {type(value).__name__} that NumPy cannot read ({error})"
+    if (array.shape, str(array.dtype)) != (declared.type.shape, declared.type.dtype):
+        found = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+        return None, f"{declared.role} {declared.name!r} is {found}, expected {declared.type}"
+    return np.asarray(to_carrier(array)), ""
 
 
 def _from_dlpack(value: Any) -> np.ndarray:
     return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
-
-
-_CURRENT_THREADS = 0
-
-
-def _use_threads(threads: int) -> None:
-    """Size TVM's thread pool, which exists once in a process and is made at its first use.
-
-    Its own default is half the hardware threads, and the number it is made with is the most that it can ever use.
-    """
-    global _CURRENT_THREADS
-    if threads == _CURRENT_THREADS:
-        return
-    import tvm_ffi
-
-    os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, core_count())))
-    # Otherwise TVM pins the calling thread to one core, and with it whatever else the process computes.
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
-    tvm_ffi.get_global_func("runtime.config_threadpool")(_ALL_CORES, threads)
-    used = tvm_ffi.get_global_func("runtime.NumThreads")()
-    if used < threads:
-        warnings.warn(
-            f"TVM's thread pool has {used} threads, fewer than the {threads} asked for: it was made earlier in this process, "
-            f"or TVM_NUM_THREADS={os.environ['TVM_NUM_THREADS']} limits it. Results are the same bits, only slower.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    _CURRENT_THREADS = threads

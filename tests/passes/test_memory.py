@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
 import pytest
-from tvm import relax
 
 import gensyn_tvm
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
@@ -16,9 +15,10 @@ from gensyn_tvm.demo.models import MODELS
 from gensyn_tvm.passes.fuse import fuse
 from gensyn_tvm.passes.legalise import legalise
 from gensyn_tvm.passes.lift import lift
-from gensyn_tvm.passes.memory import ALIGNMENT, Interval, array_bytes, place
-from gensyn_tvm.passes.pipeline import lower
+from gensyn_tvm.passes.memory import Interval, place
+from gensyn_tvm.passes.pipeline import fixed_inputs, lower
 from gensyn_tvm.passes.reorder import _Scheduler, cheaper_order, peak_of, reorder
+from gensyn_tvm.runtime.plan import ALIGNMENT, Argument, Plan
 from gensyn_tvm.targets.cpu import TARGETS
 
 from ..fuzz import generate
@@ -84,75 +84,53 @@ def test_updates_run_when_their_gradient_is_known() -> None:
     assert peak_of(cheaper_order(reads, sizes), reads, sizes) < 2 * big + 10 * depth
 
 
-@dataclass(eq=False)
-class Placed:
-    """An array of a lowered program: bytes ``begin`` to ``end`` of a storage, and whether they are what its kernel wrote."""
-
-    storage: Any
-    begin: int
-    end: int
-    state: str = "empty"
-
-    def overlaps(self, other: Placed) -> bool:
-        return self.storage.same_as(other.storage) and self.begin < other.end and other.begin < self.end
-
-
-def lowered(graph: Graph, *, fused: bool) -> Any:
+def lowered(graph: Graph, *, fused: bool) -> Plan:
     with TARGETS["x86-64"].to_tvm():
         module = legalise(lift(graph))
+<<<<<<< HEAD
         return lower(reorder(fuse(module, rows=True) if fused else module))
+=======
+        return lower(reorder(fuse(module) if fused else module), fixed_inputs(graph)).plan
+>>>>>>> a36a6c4 (Ahead-of-time host function in place of the virtual machine)
 
 
-def replay(module: Any) -> int:
-    """Follow the lowered program call by call and see who writes over whom; the number of arrays in the arena.
+def extent(argument: Argument) -> tuple[int, int, int]:
+    """Slot, first byte and the byte behind the last."""
+    dtype, _, shape = argument.type.partition("[")
+    size = math.prod(int(n) for n in shape.rstrip("]").split(",") if n.strip()) * np.dtype(dtype).itemsize
+    return argument.slot, argument.offset, argument.offset + size
 
-    An array is written by the first call that takes it and read by all others.
+
+def replay(plan: Plan) -> int:
+    """Follow the plan call by call and see who writes over whom; the number of arrays written to areas of memory.
+
+    Whoever reads bytes must find there what one kernel wrote, all of it and nothing else.
     """
-    function = module["main"]
-    arrays: dict[Any, Placed] = {}
-    views: dict[Any, Placed] = {}
-    sizes: dict[Any, int] = {}
-    tuples: dict[Any, list[Any]] = {}
-    for b in (b for block in function.body.blocks for b in block.bindings):
-        call = b.value
-        if isinstance(call, relax.Var):
-            views.update({b.var: views[call]} if call in views else {})
-            continue
-        if isinstance(call, relax.Tuple):
-            tuples[b.var] = list(call.fields)
-            continue
-        assert isinstance(call, relax.Call), call
-        name = getattr(call.op, "name", None) or getattr(call.op, "global_symbol", None) or call.op.name_hint
-        if name == "relax.vm.alloc_storage":
-            (sizes[b.var],) = (int(n) for n in call.args[0].values)
-        elif name == "relax.vm.alloc_tensor":
-            storage, offset = call.args[0], int(call.args[1].value)
-            arrays[b.var] = views[b.var] = Placed(storage, offset, offset + array_bytes(b.var.ty))
-            assert offset % ALIGNMENT == 0 and views[b.var].end <= sizes[storage]
-        elif name in ("vm.builtin.ensure_zero_offset", "vm.builtin.reshape"):
-            views.update({b.var: views[call.args[0]]} if call.args[0] in views else {})
-        elif isinstance(call.op, relax.GlobalVar):
-            taken = [views[a] for a in call.args if a in views]
-            assert all(p.state != "overwritten" for p in taken), f"{name} reads what another kernel wrote over"
-            written = [p for p in taken if p.state == "empty"]
-            assert written and written == [views.get(a) for a in call.args][-len(written) :], f"{name} reads what nobody wrote"
-            for w in written:
-                for p in arrays.values():
-                    if p is not w and p.overlaps(w):
-                        assert p not in taken, f"{name} writes over what it reads"
-                        p.state = "overwritten" if p.state == "written" else p.state
-                w.state = "written"
-        else:
-            assert name in ("relax.vm.kill_object", "relax.null_value") or name.startswith(
-                ("vm.builtin.check", "vm.builtin.match")
-            )
-    returned = tuples[function.body.body]
-    for r in returned:
-        assert r not in views or (views[r].state == "written" and views[r].begin == 0)
-    kept = {views[r].storage for r in returned if r in views}
-    shared = [p for p in arrays.values() if sum(q.storage.same_as(p.storage) for q in arrays.values()) > 1]
-    assert all(p.storage not in kept for p in shared), "an output shares its storage"
-    return len(shared)
+    areas = {plan.area(name): name for name in plan.areas}
+    written: dict[int, list[tuple[int, int]]] = {slot: [] for slot in range(plan.slots)}
+    ready = {*range(len(plan.inputs)), plan.area("constants")}
+    count = 0
+    for k, step in enumerate(plan.steps):
+        read, written_now = (
+            [extent(a) for a in part]
+            for part in (step.arguments[: -step.writes], step.arguments[len(step.arguments) - step.writes :])
+        )
+        for slot, begin, end in read:
+            whole = slot in ready or begin == end or any(b == begin and e >= end for b, e in written[slot])
+            assert whole, f"step {k}, {step.kernel}, reads what no kernel wrote or another wrote over"
+        for slot, begin, end in written_now:
+            assert slot not in ready, "writes over an input"
+            assert begin % ALIGNMENT == 0
+            assert all(slot != s or e <= begin or end <= b for s, b, e in read), "writes over what it reads"
+            if slot in areas:
+                assert end <= plan.areas[areas[slot]]
+                assert (areas[slot] in ("prepared", "scratch")) == (k < plan.prepare)
+                count += 1
+            written[slot] = [(b, e) for b, e in written[slot] if e <= begin or end <= b] + [(begin, end)]
+    outputs = range(len(plan.inputs), len(plan.inputs) + len(plan.outputs))
+    copied = {len(plan.inputs) + k for k, _ in plan.copies}
+    assert all(len(written[o]) == (o not in copied) for o in outputs), "an output is not written exactly once"
+    return count
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -189,5 +167,5 @@ def test_outputs_of_every_kind_have_storage_of_their_own() -> None:
 def test_the_replay_finds_arrays_on_top_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     step = gensyn_tvm.training_step(MODELS[1].load(8), loss="cross_entropy", optimizer="adamw")
     monkeypatch.setattr("gensyn_tvm.passes.memory.place", lambda intervals: [0] * len(intervals))
-    with pytest.raises(AssertionError, match=r"writes over|wrote over"):
+    with pytest.raises(AssertionError, match=r"writes over|wrote over|reads what"):
         replay(lowered(step.graph, fused=True))

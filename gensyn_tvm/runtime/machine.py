@@ -1,0 +1,311 @@
+"""Run a library: its memory, the table of addresses that its code reads, and the threads.
+
+Arrays that do not change between two runs are not copied again: small inputs are copied to a fixed place, large ones are read
+where they are, and parameters stay bound until others are given. What depends on fixed parameters only is computed again when
+one of them is another array or, for NumPy arrays, which anybody may write to, has other bytes than before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.errors import EnvironmentChangedError, TargetError, describe
+from gensyn_tvm.runtime.cpu import core_count
+from gensyn_tvm.runtime.fpenv import ieee754_environment
+from gensyn_tvm.runtime.plan import ALIGNMENT, nbytes, unpack
+
+#: The entry of a library, and the same without care for the floating-point environment (for tests).
+RUN, UNGUARDED = "gensyn_run", "gensyn_run_unguarded"
+#: What the entry returns if the floating-point environment cannot be set.
+NO_ENVIRONMENT = 77
+#: Inputs and outputs up to this many bytes are copied to and from a fixed place.
+STAGED = 32768
+
+_ALL_CORES = 1  # TVM's affinity mode "big"
+
+#: TVM has one thread pool for the process; runs with different numbers of threads must not overlap.
+POOL_LOCK = threading.RLock()
+
+
+def aligned(size: int) -> np.ndarray:
+    """Uninitialised bytes at an address that kernels accept."""
+    whole = np.empty(size + ALIGNMENT, np.uint8)
+    start = -address_of(whole) % ALIGNMENT
+    return whole[start : start + size]
+
+
+def address_of(array: np.ndarray) -> int:
+    """Where the elements of an array begin."""
+    return int(array.__array_interface__["data"][0])
+
+
+def aligned_array(t: TensorType) -> np.ndarray:
+    """An uninitialised array of a carried type at such an address."""
+    return aligned(nbytes(t)).view(t.dtype).reshape(t.shape)
+
+
+@dataclass
+class Bound:
+    """An array of state in a slot of the table.
+
+    Attributes:
+        given: what the caller gave, if nobody modifies it; else None.
+        array: where its bytes are; a copy of what the caller may modify.
+    """
+
+    given: Any
+    array: np.ndarray
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+class Machine:
+    """A loaded library.
+
+    Attributes:
+        plan: its plan.
+        table: the addresses of all arrays.
+
+    Raises:
+        TargetError: the library cannot be loaded on this machine, or was made by another version.
+        EnvironmentChangedError: the floating-point environment cannot be controlled here.
+    """
+
+    def __init__(self, library: bytes, target: str) -> None:
+        try:
+            code, self.plan, constants = unpack(library)
+        except ValueError as error:
+            _refuse(target, str(error))
+        self._run, self._unguarded = _load(code, target)
+        with ieee754_environment():
+            pass  # it can be set, and arithmetic obeys
+        self.table = np.zeros(self.plan.slots, np.int64)
+        self._status = self.plan.status
+        self._table_address = address_of(self.table)
+        self._areas: dict[str, np.ndarray] = {}
+        self._constants = constants
+        self._is_prepared = False
+        self._ready = False
+        self.states: dict[int, Bound] = {}
+        #: Who may rely on what the table says of states and small outputs.
+        self.owner: Any = None
+        self._stages: dict[int, np.ndarray] = {}
+        for slot, t in enumerate((*self.plan.inputs, *self.plan.outputs)):
+            if nbytes(t) <= STAGED:
+                self._stages[slot] = aligned_array(t)
+                self.table[slot] = address_of(self._stages[slot])
+
+    def _area(self, name: str) -> np.ndarray:
+        """The memory of an area, made at its first use."""
+        found = self._areas.get(name)
+        if found is None:
+            found = self._areas[name] = aligned(self.plan.areas[name])
+            self.table[self.plan.area(name)] = address_of(found)
+        return found
+
+    def stage(self, slot: int) -> Any:
+        """The fixed place of a small input or output; None for large ones."""
+        return self._stages.get(slot)
+
+    def reset_places(self) -> None:
+        """Small outputs are written to their fixed places again."""
+        for slot, stage in self._stages.items():
+            if slot >= len(self.plan.inputs):
+                self.table[slot] = address_of(stage)
+
+    def feed(self, slot: int, array: np.ndarray) -> Any:
+        """Let the code read an array of the slot's carried type; the result must live as long as the run."""
+        stage = self._stages.get(slot)
+        if stage is not None:
+            stage[...] = array
+            return None
+        address = address_of(array)
+        if address % ALIGNMENT or not array.flags.c_contiguous:
+            stage = self._areas.setdefault(f"input {slot}", aligned(nbytes(self.plan.inputs[slot])))
+            held = stage.view(array.dtype).reshape(array.shape)
+            held[...] = array
+            array, address = held, address_of(held)
+        self.table[slot] = address
+        return array
+
+    def bind(self, slot: int, value: Any, array: np.ndarray, *, lasting: bool, keep: bool) -> Any:
+        """Let the code read an array of state.
+
+        Args:
+            slot: of the input.
+            value: what the caller gave.
+            array: the same as a NumPy array of the carried type.
+            lasting: whether nobody modifies it; otherwise its bytes are compared with those of the last run.
+            keep: whether it stays bound; otherwise the result must live as long as the run.
+        """
+        self.owner = None
+        bound = self.states.get(slot)
+        if bound is not None and bound.given is None and np.array_equal(_bytes(bound.array), _bytes(array)):
+            return None
+        if not lasting or address_of(array) % ALIGNMENT or not array.flags.c_contiguous:
+            copy = aligned_array(self.plan.inputs[slot])
+            copy[...] = array
+            array = copy
+        self.table[slot] = address_of(array)
+        if keep:
+            self.states[slot] = Bound(value if lasting else None, array)
+            self._is_prepared = self._is_prepared and slot not in self.plan.fixed
+        return array
+
+    def outputs(self, lasting: Sequence[bool], given: Mapping[int, np.ndarray] | None = None) -> list[np.ndarray]:
+        """Arrays that the code is to write: those of ``given``, fixed places, or new ones where ``lasting``."""
+        self.owner = None
+        first = len(self.plan.inputs)
+        arrays = []
+        for k, t in enumerate(self.plan.outputs):
+            array = self._stages.get(first + k)
+            if given is not None and k in given:
+                array = given[k]
+            elif array is None or lasting[k]:
+                array = aligned_array(t)
+            self.table[first + k] = address_of(array)
+            arrays.append(array)
+        return arrays
+
+    def is_staged(self, output: int) -> bool:
+        """Whether an output has a fixed place, out of which it is copied."""
+        return len(self.plan.inputs) + output in self._stages
+
+    def run(self, threads: int, outputs: Sequence[np.ndarray]) -> None:
+        """Run on what the table says; the caller has ``POOL_LOCK``.
+
+        Raises:
+            EnvironmentChangedError: the floating-point environment cannot be set or restored.
+            MemoryError: a kernel got no memory.
+        """
+        use_threads(threads)
+        if not self._is_prepared:
+            self._prepare(threads)
+        plan = self.plan
+        self.execute(plan.prepare, len(plan.steps), threads)
+        for k, argument in plan.copies:
+            source = int(self.table[argument.slot]) + argument.offset
+            ctypes.memmove(address_of(outputs[k]), source, outputs[k].nbytes)
+
+    def execute(self, first: int, last: int, threads: int) -> None:
+        """Run some steps. Raises as ``run``."""
+        self._run(self._table_address, first, last, threads)
+        status = self.table[self._status]
+        if status:
+            _fail(int(status))
+
+    def unguarded(self, threads: int) -> None:
+        """Run in whatever floating-point environment the threads have: only to show that it matters."""
+        self._get_memory()
+        self._area("scratch")
+        self._unguarded(self._table_address, 0, len(self.plan.steps), threads)
+
+    def _get_memory(self) -> None:
+        if not self._ready:
+            self._area("constants")[: len(self._constants)] = np.frombuffer(self._constants, np.uint8)
+            for name in ("prepared", "workspace"):
+                self._area(name)
+            self._ready = True
+
+    def _prepare(self, threads: int) -> None:
+        """Compute what depends on fixed parameters and constants only."""
+        self._get_memory()
+        if self.plan.prepare:
+            self._area("scratch")
+            self.execute(0, self.plan.prepare, threads)
+            del self._areas["scratch"]
+        self._is_prepared = True
+
+    def timed(self, threads: int) -> list[float]:
+        """Seconds of each step, run one by one; the preparation included."""
+        use_threads(threads)
+        self._is_prepared = False
+        self._prepare(threads)
+        self._area("scratch")
+        seconds = []
+        for k in range(len(self.plan.steps)):
+            before = time.perf_counter()
+            self.execute(k, k + 1, threads)
+            seconds.append(time.perf_counter() - before)
+        del self._areas["scratch"]
+        return seconds
+
+
+def _fail(status: int) -> None:
+    if status == NO_ENVIRONMENT:
+        raise EnvironmentChangedError(
+            describe(
+                "the floating-point environment of this thread cannot be set or restored",
+                found="fegetenv or fesetenv failed",
+                expected="a C library that controls the floating-point environment",
+                remedy="run `gensyn-tvm doctor`",
+            )
+        )
+    raise MemoryError(f"a kernel could not get memory for its intermediate values or threads (status {status})")
+
+
+def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    import tvm_ffi  # noqa: F401  (loads the FFI before TVM's runtime)
+    from tvm import runtime
+
+    with tempfile.TemporaryDirectory(prefix="gensyn-tvm-") as folder:
+        path = Path(folder) / "program.so"
+        path.write_bytes(code)
+        try:
+            module = runtime.load_module(str(path))
+            return module.get_function(RUN, query_imports=True), module.get_function(UNGUARDED, query_imports=True)
+        except (RuntimeError, OSError, AttributeError) as error:
+            _refuse(target, str(error)[:400])
+
+
+def _refuse(target: str, found: str) -> NoReturn:
+    raise TargetError(
+        describe(
+            f"the library for target {target!r} cannot be loaded",
+            found=found,
+            expected="a library that this version of gensyn_tvm made for this machine",
+            remedy="compile the program again: gensyn-tvm compile FILE --target native",
+        )
+    )
+
+
+_current_threads = 0
+
+
+def use_threads(threads: int) -> None:
+    """Size TVM's thread pool, which exists once in a process and is made at its first use.
+
+    Its own default is half the hardware threads, and the number it is made with is the most that it can ever use.
+    """
+    global _current_threads
+    if threads == _current_threads:
+        return
+    import tvm_ffi
+
+    os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, core_count())))
+    # Otherwise TVM pins the calling thread to one core, and with it whatever else the process computes.
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    tvm_ffi.get_global_func("runtime.config_threadpool")(_ALL_CORES, threads)
+    used = tvm_ffi.get_global_func("runtime.NumThreads")()
+    if used < threads:
+        warnings.warn(
+            f"TVM's thread pool has {used} threads, fewer than the {threads} asked for: it was made earlier in this process, "
+            f"or TVM_NUM_THREADS={os.environ['TVM_NUM_THREADS']} limits it. Results are the same bits, only slower.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    _current_threads = threads

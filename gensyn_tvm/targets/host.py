@@ -1,0 +1,173 @@
+"""The host function: one function that calls every kernel of a program in order, in place of a virtual machine.
+
+Kernels are private functions on addresses, called directly: nothing is checked, allocated or looked up between two kernels.
+The entry ``RUN(table, first, last, threads)`` runs the steps from ``first`` up to ``last`` of a plan
+(``gensyn_tvm.runtime.plan``) in the IEEE-754 default floating-point environment, and puts the caller's back.
+
+Any library in the process may have changed that environment (flush-to-zero, rounding mode), in the calling thread or in those
+that compute threads inherit theirs from; so each run sets it in every thread. A C call is a barrier for memory, and kernels
+read their operands from memory and write their results there: no arithmetic moves across it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import GlobalVar, PrimType, StringImm
+
+from gensyn_tvm.runtime.machine import NO_ENVIRONMENT, RUN, UNGUARDED
+from gensyn_tvm.runtime.plan import ALIGNMENT, Plan, Step
+
+_PRIVATE = "gensyn.kernel"
+_STEPS = "gensyn_steps"
+#: Kernels get names that no C library has.
+_PREFIX = "gensyn_kernel_"
+
+#: Local arrays up to this many bytes are on the stack.
+_STACK = 8192
+
+Expr = Any
+Stmt = Any
+
+
+def is_parallel(function: Any) -> bool:
+    """Whether a kernel has a loop for several threads."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(function.body, (tirx.For, lambda loop: found.append(loop.kind)))
+    return tirx.ForKind.PARALLEL in found
+
+
+def assemble(module: Any, plan: Plan) -> Any:
+    """The kernels of a module and the host function of their plan."""
+    result = tvm.IRModule({})
+    kernels = {}
+    for gv, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc):
+            kernels[gv.name_hint] = GlobalVar(_PREFIX + gv.name_hint)
+            result[kernels[gv.name_hint]] = _on_addresses(function)
+    steps = GlobalVar(_STEPS)
+    result[steps] = _steps(plan, kernels)
+    result[UNGUARDED] = _entry(UNGUARDED, steps, plan, guarded=False)
+    result[RUN] = _entry(RUN, steps, plan, guarded=True)
+    return result
+
+
+def _int(value: int, dtype: str = "int32") -> Expr:
+    return tirx.IntImm(dtype, value)
+
+
+def _return(value: Expr) -> Stmt:
+    return tirx.Return(value)
+
+
+def _on_addresses(function: Any) -> Any:
+    """A kernel whose parameters are addresses, and which returns 0 if all went well."""
+    addresses = [tirx.Var(f"{p.name}_address", tirx.buffer.buffer_data_pointer_type(p)) for p in function.params]
+    arrays = [tirx.DeclBuffer(p, data=a) for p, a in zip(function.params, addresses, strict=True)]
+    body: Stmt = tirx.SeqStmt([*arrays, function.body, _return(_int(0))])
+    for p in function.params:
+        body = tirx.AttrStmt(p, "storage_alignment", _int(ALIGNMENT), body)
+    attrs = {k: v for k, v in dict(function.attrs).items() if k != "global_symbol"}
+    return tirx.PrimFunc(addresses, body, PrimType("int32"), tvm.ir.make_node("ir.DictAttrs", **attrs, **{_PRIVATE: True}))
+
+
+def _steps(plan: Plan, kernels: dict[str, Any]) -> Any:
+    """The function that calls the kernels, on the table of addresses."""
+    table = tirx.decl_buffer((plan.slots,), "int64", "table")
+    address = tirx.Var("table_address", tirx.buffer.buffer_data_pointer_type(table))
+    first, last = tirx.Var("first", "int64"), tirx.Var("last", "int64")
+    body: list[Stmt] = [tirx.DeclBuffer(table, data=address)]
+    for k, step in enumerate(plan.steps):
+        wanted = tirx.And(first <= _int(k, "int64"), _int(k, "int64") < last)
+        body.append(tirx.IfThenElse(wanted, _call(table, kernels[step.kernel], step), None))
+    function = tirx.PrimFunc([address, first, last], tirx.SeqStmt([*body, _return(_int(0))]), PrimType("int32"))
+    return function.with_attrs({"tirx.noalias": True, _PRIVATE: True})
+
+
+def _call(table: Any, kernel: Any, step: Step) -> Stmt:
+    addresses = [
+        tirx.reinterpret("handle", tirx.BufferLoad(table, [_int(a.slot, "int64")]) + _int(a.offset, "int64"))
+        for a in step.arguments
+    ]
+    status = tvm.ir.Call(kernel, addresses, ret_ty=PrimType("int32"))
+    # Not an exception: the generated code returns -1.
+    return tirx.IfThenElse(status != _int(0), tirx.Evaluate(tirx.call_intrin("int32", "tirx.tvm_throw_last_error")), None)
+
+
+def _entry(name: str, steps: Any, plan: Plan, *, guarded: bool) -> Any:
+    table = tirx.decl_buffer((plan.slots,), "int64", "table")
+    address, first, last = (tirx.Var(n, "int64") for n in ("address", "first", "last"))
+    threads = tirx.Var("threads", "int32")
+    pointer = tirx.reinterpret(tirx.buffer.buffer_data_pointer_type(table), address)
+    call = tvm.ir.Call(steps, [pointer, first, last], ret_ty=PrimType("int32"))
+
+    def report(status: Expr) -> Stmt:
+        return tirx.BufferStore(table, tirx.Cast("int64", status), [_int(plan.status, "int64")])
+
+    # Memory of the function's own would be cut to the element that is seen to be used.
+    saved = tirx.address_of(tirx.BufferLoad(table, [_int(plan.environment, "int64")]))
+    run = _guard(call, saved, report, threads if plan.parallel else None) if guarded else report(call)
+    function = tirx.PrimFunc([address, first, last, threads], tirx.SeqStmt([tirx.DeclBuffer(table, data=pointer), run]))
+    # TVM's LLVM generator takes "noalias" from whichever function it saw last, for the whole module: without it here every
+    # kernel would keep its accumulators in memory.
+    return function.with_attrs({"global_symbol": name, "tirx.noalias": True})
+
+
+def _environment(function: str, pointer: Expr) -> Expr:
+    return tirx.call_extern("int32", function, tirx.reinterpret("handle", pointer))
+
+
+def _guard(call: Expr, saved: Expr, report: Callable[[Expr], Stmt], threads: Expr | None) -> Stmt:
+    """The call in the default environment, of the calling thread and of ``threads`` compute threads; reports how it went.
+
+    The old environment of the calling thread is kept at ``saved``.
+
+    ``FE_DFL_ENV`` is the pointer -1 in glibc and musl; it clears flush-to-zero and denormals-are-zero too.
+    """
+    set_default = _environment("fesetenv", _int(-1, "int64"))
+    body: list[Stmt] = []
+    if threads is not None:
+        loop = tirx.For(tirx.Var("thread", "int32"), _int(0), threads, tirx.ForKind.PARALLEL, tirx.Evaluate(set_default))
+        body.append(tirx.IfThenElse(threads > _int(1), loop, None))
+    failed = report(_int(NO_ENVIRONMENT))
+    body.append(report(call))
+    body.append(tirx.IfThenElse(_environment("fesetenv", saved) != _int(0), failed, None))
+    inside = tirx.IfThenElse(set_default != _int(0), failed, tirx.SeqStmt(body))
+    return tirx.IfThenElse(_environment("fegetenv", saved) != _int(0), failed, inside)
+
+
+def on_the_cpu() -> Any:
+    """A pass for what TVM does to functions with a packed interface only, and for local arrays on the stack.
+
+    Private kernels are told their device. TVM asks its runtime for the memory of every local array, even of accumulators, in
+    each call; small ones are better off on the stack, from where LLVM takes them into registers.
+    """
+    return tvm.transform.module_pass(lambda module, _context: _on_the_cpu(module), opt_level=0, name="OnTheCpu")
+
+
+def _on_the_cpu(module: Any) -> Any:
+    result = tvm.IRModule({}, attrs=module.attrs)
+    for gv, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc) and _PRIVATE in dict(function.attrs):
+            body = tvm_ffi.structural_mutate(function.body, (tirx.AllocBuffer, _on_the_stack))
+            for key, value in (("device_type", 1), ("device_id", 0)):
+                body = tirx.AttrStmt(StringImm("default"), key, _int(value), body)
+            function = function.with_body(body)
+        result[gv] = function
+    return result
+
+
+def _on_the_stack(stmt: Any, _mutator: Any) -> Any:
+    shape = [int(n) if isinstance(n, tirx.IntImm) else None for n in stmt.buffer.shape]
+    if None in shape or math.prod(shape) * _element_bytes(stmt.buffer.dtype) > _STACK:
+        return stmt
+    return tirx.AllocBuffer(stmt.buffer, annotations={"disable_lower_builtin": _int(1)})
+
+
+def _element_bytes(dtype: Any) -> int:
+    return (int(dtype.bits) * int(dtype.lanes) + 7) // 8
