@@ -163,8 +163,8 @@ def _on_the_cpu(module: Any) -> Any:
 
 
 def _on_the_stack(stmt: Any, _mutator: Any) -> Any:
-    shape = [int(n) if isinstance(n, tirx.IntImm) else None for n in stmt.buffer.shape]
-    if None in shape or math.prod(shape) * _element_bytes(stmt.buffer.dtype) > _STACK:
+    shape = [int(n) for n in stmt.buffer.shape if isinstance(n, tirx.IntImm)]
+    if len(shape) != len(stmt.buffer.shape) or math.prod(shape) * _element_bytes(stmt.buffer.dtype) > _STACK:
         return stmt
     return tirx.AllocBuffer(stmt.buffer, annotations={"disable_lower_builtin": _int(1)})
 

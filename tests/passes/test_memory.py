@@ -87,11 +87,7 @@ def test_updates_run_when_their_gradient_is_known() -> None:
 def lowered(graph: Graph, *, fused: bool) -> Plan:
     with TARGETS["x86-64"].to_tvm():
         module = legalise(lift(graph))
-<<<<<<< HEAD
-        return lower(reorder(fuse(module, rows=True) if fused else module))
-=======
-        return lower(reorder(fuse(module) if fused else module), fixed_inputs(graph)).plan
->>>>>>> a36a6c4 (Ahead-of-time host function in place of the virtual machine)
+        return lower(reorder(fuse(module, rows=True) if fused else module), fixed_inputs(graph)).plan
 
 
 def extent(argument: Argument) -> tuple[int, int, int]:
