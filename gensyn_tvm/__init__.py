@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from gensyn_tvm.evidence.trace import trace
     from gensyn_tvm.frontends.onnx import from_onnx
+    from gensyn_tvm.frontends.tensorflow import from_tensorflow
     from gensyn_tvm.frontends.torch import from_torch
     from gensyn_tvm.program import Program
     from gensyn_tvm.runtime.executable import Executable
@@ -96,6 +97,7 @@ _EXPORTS = {
     "accumulated_step": "gensyn_tvm.training.accumulation",
     "compile": "gensyn_tvm.compiler",
     "from_onnx": "gensyn_tvm.frontends.onnx",
+    "from_tensorflow": "gensyn_tvm.frontends.tensorflow",
     "from_torch": "gensyn_tvm.frontends.torch",
     "load": "gensyn_tvm.runtime.packaging",
     "trace": "gensyn_tvm.evidence.trace",
@@ -146,6 +148,7 @@ __all__ = [
     "accumulated_step",
     "compile",
     "from_onnx",
+    "from_tensorflow",
     "from_torch",
     "load",
     "trace",

@@ -111,10 +111,13 @@ def _relax_table() -> list[str]:
 
 
 def _frontend_lists() -> list[str]:
-    from gensyn_tvm.frontends import onnx_operators, torch_operators
+    from gensyn_tvm.frontends import onnx_operators, tensorflow_operators, torch_operators
 
     return [
         f"**PyTorch (ATen), {len(torch_operators.CONVERTERS)}**: {', '.join(sorted(torch_operators.CONVERTERS))}",
+        "",
+        f"**TensorFlow, {len(tensorflow_operators.CONVERTERS)}** (besides variables, calls, If and While): "
+        f"{', '.join(sorted(tensorflow_operators.CONVERTERS))}",
         "",
         f"**ONNX (ai.onnx), {len(onnx_operators.CONVERTERS)}**: {', '.join(sorted(onnx_operators.CONVERTERS))}",
     ]
