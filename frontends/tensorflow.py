@@ -377,21 +377,20 @@ def assign_variables(variables: Iterable[Any], arrays: Mapping[str, np.ndarray])
     """Write trained arrays into TensorFlow variables, by ``variable.name`` as ``from_tensorflow`` names them.
 
     Raises:
-        ImportModelError: an array without a variable, or one of another shape or dtype; nothing has been written then.
+        ImportModelError: an array without a variable, with several of that name, or of another shape or dtype; nothing has
+            been written then.
     """
-    by_name: dict[str, Any] = {}
-    taken: dict[str, int] = {}
-    for variable in variables:
-        name = identifier(variable.name.removesuffix(":0"))
-        count = taken.get(name, 0)
-        taken[name] = count + 1
-        by_name[f"{name}_{count}" if count else name] = variable
-    write_arrays(by_name, arrays)
+    write_arrays([(identifier(v.name.removesuffix(":0")), v) for v in variables], arrays)
 
 
-def write_arrays(by_name: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(named: Sequence[tuple[str, Any]], arrays: Mapping[str, np.ndarray]) -> None:
     """Assign arrays to variables by name; all are checked before the first is written."""
+    by_name = dict(named)
     for name, array in arrays.items():
+        if sum(n == name for n, _ in named) > 1:
+            raise ImportModelError(
+                f"several variables are called {name!r}; expected one\n  what to do: give them names of their own"
+            )
         variable = by_name.get(name)
         wanted = None if variable is None else (tuple(variable.shape), dtype_name(variable.dtype))
         if wanted != (tuple(array.shape), array.dtype.name):

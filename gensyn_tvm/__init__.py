@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UnsupportedOperatorError,
     )
     from gensyn_tvm.evidence.trace import trace
+    from gensyn_tvm.frontends.keras import from_keras
     from gensyn_tvm.frontends.onnx import from_onnx
     from gensyn_tvm.frontends.tensorflow import from_tensorflow
     from gensyn_tvm.frontends.torch import from_torch
@@ -96,6 +97,7 @@ _EXPORTS = {
     "UnsupportedOperatorError": "gensyn_tvm.errors",
     "accumulated_step": "gensyn_tvm.training.accumulation",
     "compile": "gensyn_tvm.compiler",
+    "from_keras": "gensyn_tvm.frontends.keras",
     "from_onnx": "gensyn_tvm.frontends.onnx",
     "from_tensorflow": "gensyn_tvm.frontends.tensorflow",
     "from_torch": "gensyn_tvm.frontends.torch",
@@ -147,6 +149,7 @@ __all__ = [
     "__version__",
     "accumulated_step",
     "compile",
+    "from_keras",
     "from_onnx",
     "from_tensorflow",
     "from_torch",
