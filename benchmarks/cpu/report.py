@@ -50,7 +50,7 @@ def line(row: Row) -> str:
         parts.append(f"| {t['threads']} thr: {times} ms, ratio {t['ratio']:.2f}" if t["ratio"] else f"| {times} ms")
     if "agrees" in row and not row["agrees"]:
         parts.append(f"| OUTPUTS DIFFER: {row['differences']}")
-    parts += [f"| {name} FAILED: {why}" for name, why in row["failed"].items()]
+    parts += [f"| {name} FAILED: {' '.join(why.split())}" for name, why in row["failed"].items()]
     return " ".join(parts)
 
 
