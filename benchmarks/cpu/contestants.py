@@ -64,15 +64,14 @@ class Ours:
         self.seconds = {"import": imported - start, "compile": time.perf_counter() - imported}
         values = [*(i.numpy() for i in workload.inputs), *([workload.target] if workload.target is not None else [])]
         names = [i.name for i in self.built.graph.inputs if i.role in ("input", "target")]
-        self.inputs = dict(zip(names, map(_resident, values), strict=True))
-        self.weights = {name: _resident(self.built.state[name]) for name in self.built.state}
+        self.inputs = dict(zip(names, map(np.ascontiguousarray, values), strict=True))
         self.loaded: dict[int, Callable[[], Any]] = {}
 
     def ready(self, threads: int) -> Callable[[], Any]:
         """A call of the program; for training, each continues from the state of the one before."""
         if threads not in self.loaded:
             exe = self._executable(threads)
-            self.loaded[threads] = self._step(exe) if self.training else lambda: exe.run(self.inputs, self.weights)
+            self.loaded[threads] = self._step(exe) if self.training else self._bound(exe)
         return self.loaded[threads]
 
     def _executable(self, threads: int) -> Executable:
@@ -81,6 +80,10 @@ class Ours:
             return b
         options: dict[str, Any] = {"target": b.target, "schedule": b.schedule, "learning_rate": b.learning_rate}
         return Executable.from_library(b.graph, b.state, b.library, threads=threads, **options)
+
+    def _bound(self, exe: Executable) -> Callable[[], Any]:
+        call, arrays = exe.bind(), list(self.inputs.values())
+        return lambda: call(*arrays)
 
     def _step(self, exe: Executable) -> Callable[[], Any]:
         state = exe.init(seed=0)
@@ -94,7 +97,7 @@ class Ours:
 
     def arrays(self, value: Any) -> list[np.ndarray]:
         """The outputs, or the loss."""
-        return [np.asarray(value)] if self.training else [v if isinstance(v, np.ndarray) else v.numpy() for v in value]
+        return value if isinstance(value, list) else [np.asarray(value)]
 
     def digested(self) -> dict[str, np.ndarray]:
         """The arrays whose digest is recorded: outputs, or all state after two steps."""
@@ -103,7 +106,7 @@ class Ours:
             for _ in range(2):
                 state, _metrics = self.built(state, self.inputs)
             return state.numpy()
-        return {str(k): a for k, a in enumerate(self.arrays(self.built.run(self.inputs, self.weights)))}
+        return {str(k): a for k, a in enumerate(self.arrays(self._bound(self.built)()))}
 
 
 class Torch:
@@ -228,9 +231,3 @@ def _copy(module: torch.nn.Module) -> torch.nn.Module:
     import copy
 
     return copy.deepcopy(module)
-
-
-def _resident(array: np.ndarray) -> Any:
-    from tvm import runtime
-
-    return runtime.tensor(np.asarray(array, order="C"))
