@@ -124,6 +124,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--segment", type=int, default=64, metavar="N", help="operators compiled together")
     _add_shapes(sub)
 
+    sub = command("profile", _profile, "Say how long each kernel of a program takes on this machine.")
+    sub.add_argument("model", help=f"a .gtvm file, {model}")
+    sub.add_argument("--inputs", metavar="NPZ", help="the batch by name; drawn from --seed if left out")
+    sub.add_argument("--seed", type=int, default=0, help="of the drawn batch")
+    sub.add_argument("--target", default="native")
+    sub.add_argument("--threads", type=int)
+    sub.add_argument("--top", type=int, metavar="N", help="the slowest kernels only")
+    _add_shapes(sub)
+
     command("doctor", _doctor, "Say what this machine can build and run, and whether its arithmetic is sound.")
     sub = command("demo", _demo, "Train two models and compare the bits of every configuration.")
     _add_output(sub, "folder for the plot and the report", required=False, default="demo-output")
@@ -334,6 +343,18 @@ def _trace(options: argparse.Namespace) -> int:
     else:
         found.print()
     return 0 if found.clean else 1
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands
+    from gensyn_tvm.runtime.profile import as_text
+
+    with _busy("compiling", options):
+        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+        given = commands.load_arrays(options.inputs) if options.inputs else None
+        rows = commands.profile(source, given, options.seed, target=options.target, threads=options.threads)
+    print(json.dumps([asdict(row) for row in rows[: options.top]]) if options.json else as_text(rows, options.top))
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

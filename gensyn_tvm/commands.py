@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gensyn_tvm.compiler import Source
     from gensyn_tvm.program import Program
     from gensyn_tvm.runtime.executable import Executable, State
+    from gensyn_tvm.runtime.profile import Row
 
 Shapes = Mapping[str, tuple[int, ...]]
 #: Receives (steps done, steps in all, loss of the last step).
@@ -213,6 +214,23 @@ def run_file(exe: Executable, paths: Sequence[str]) -> dict[str, np.ndarray]:
         raise InputError("give one .npz file with all inputs by name, or .npy files by position")
     arrays = result if isinstance(result, list) else [result]
     return dict(zip(names, arrays, strict=True))
+
+
+def profile(
+    source: Source, given: Mapping[str, np.ndarray] | None, seed: int, *, target: str, threads: int | None = None
+) -> list[Row]:
+    """What each kernel of a program takes, on a batch by name or one that is drawn from a seed.
+
+    Raises:
+        InputError: arrays that do not fit the program.
+    """
+    from gensyn_tvm.compiler import compile
+    from gensyn_tvm.evidence.samples import arrays_for
+
+    arrays = arrays_for(source, given, seed)
+    inputs = [arrays[i.name] for i in source.graph.inputs if i.role in ("input", "target")]
+    exe = compile(source, target, threads=threads)
+    return exe.profile(exe.state, inputs) if exe.is_training_step else exe.profile(*inputs)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class BoundCall:
     """
 
     def __init__(self, exe: Executable, state: Mapping[str, Any]) -> None:
-        self._exe, self._state, self._machine = exe, state, exe._machine
+        self._exe, self.state, self._machine = exe, state, exe._machine
         machine, graph = exe._machine, exe.graph
         self.names = [i.name for i in graph.inputs if i.role not in STATE_ROLES]
         # What needs no conversion is copied to its fixed place at once: (place, dtype, shape).
@@ -32,6 +32,9 @@ class BoundCall:
         ]
         first = len(graph.inputs)
         self._results = [machine.stage(first + k) for k in range(len(graph.outputs))]
+        # An output whose extent is known at run time only is smaller than its type, and fits no array that is given.
+        shown = [] if any(o.extents for o in graph.outputs) else [exe._types[o.value] for o in graph.outputs]
+        self._shown = [(t.shape, np.dtype(t.dtype)) for t in shown]
         plain = len(machine.plan.outputs) == len(graph.outputs) and not machine.plan.copies
         wide = all(exe._types[o.value].dtype == exe._types[o.value].carrier for o in graph.outputs)
         self._is_short = plain and wide and all(r is not None for r in self._results)
@@ -62,9 +65,10 @@ class BoundCall:
         return results[0] if len(results) == 1 else results
 
     def _long(self, inputs: Sequence[Any], out: Any) -> list[np.ndarray]:
-        results = self._exe._run(dict(zip(self.names, inputs, strict=True)), self._state, tensors=())
+        results = self._exe._run(dict(zip(self.names, inputs, strict=True)), self.state, tensors=())
         self._machine.reset_places()
-        self._machine.owner = self
+        # Arrays that somebody may modify are looked at in each call.
+        self._machine.owner = self if self._machine.is_lasting else None
         if out is None:
             return results
         for target, value in zip(self._targets(out), results, strict=True):
@@ -80,16 +84,15 @@ class BoundCall:
     def _targets(self, out: Any) -> list[np.ndarray]:
         """The arrays of ``out``, in a list."""
         targets = [out] if isinstance(out, np.ndarray) else list(out)
-        graph, types = self._exe.graph, self._exe._types
-        expected = [(types[o.value].shape, types[o.value].dtype) for o in graph.outputs]
-        found = [(t.shape, str(t.dtype)) for t in targets]
-        # An output whose extent is known at run time only is smaller than its type.
-        if found != expected or any(o.extents for o in graph.outputs):
+        if len(targets) != len(self._shown) or any(
+            t.dtype != dtype or t.shape != shape for t, (shape, dtype) in zip(targets, self._shown, strict=True)
+        ):
+            expected = [str(self._exe._types[o.value]) for o in self._exe.graph.outputs]
             raise InputError(
                 describe(
-                    f"the arrays for the results of program {graph.name!r} do not fit",
-                    found=", ".join(f"{d}{list(s)}" for s, d in found),
-                    expected=", ".join(str(types[o.value]) for o in graph.outputs),
+                    f"the arrays for the results of program {self._exe.graph.name!r} do not fit",
+                    found=", ".join(f"{t.dtype}{list(t.shape)}" for t in targets),
+                    expected=", ".join(expected) or "no output whose extent is known at run time only",
                 )
             )
         return targets

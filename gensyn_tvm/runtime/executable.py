@@ -19,6 +19,7 @@ from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, aligned_array
+from gensyn_tvm.runtime.profile import Row, rows_of
 
 _MISSING = object()
 
@@ -162,7 +163,7 @@ class Executable:
         return self.bind()
 
     def _infer(self, *inputs: Any, **named: Any) -> Any:
-        if inputs and not named and len(inputs) == len(self._call.names):
+        if inputs and not named and self._call.state is self.state.arrays and len(inputs) == len(self._call.names):
             return self._call(*inputs)
         names = [i.name for i in self.graph.inputs if i.role not in STATE_ROLES]
         if (inputs and named) or len(inputs) > len(names):
@@ -176,15 +177,8 @@ class Executable:
     ) -> tuple[State, dict[str, float]]:
         if not isinstance(state, State) or batch is None:
             raise InputError("a training step is called as exe(state, batch); state comes from exe.init(seed)")
-        batch = named_batch(self.graph, batch)
-        scalars = {
-            "step": np.int64(state.step),
-            "seed": np.int64(state.seed),
-            "learning_rate": rate_of(self.graph, self.learning_rate if learning_rate is None else learning_rate),
-        }
-        control = {i.name: np.asarray(scalars[i.role]) for i in self.graph.inputs if i.role in scalars}
         updated = {o.name for o in self.graph.outputs if o.updates}
-        outputs = self._run({**batch, **control}, state.arrays, tensors=updated)
+        outputs = self._run(self._step_inputs(state, batch, learning_rate), state.arrays, tensors=updated)
         arrays, metrics = {}, {}
         for declared, value in zip(self.graph.outputs, outputs, strict=True):
             if declared.updates:
@@ -193,6 +187,16 @@ class Executable:
                 metrics[declared.name] = as_array(value)
         kept = {n: v for n, v in state.arrays.items() if n not in arrays}
         return State({**kept, **arrays}, state.step + 1, state.seed), {n: scalar_of(v) for n, v in metrics.items()}
+
+    def _step_inputs(self, state: State, batch: Batch, learning_rate: float | None) -> dict[str, Any]:
+        named = named_batch(self.graph, batch)
+        scalars = {
+            "step": np.int64(state.step),
+            "seed": np.int64(state.seed),
+            "learning_rate": rate_of(self.graph, self.learning_rate if learning_rate is None else learning_rate),
+        }
+        control = {i.name: np.asarray(scalars[i.role]) for i in self.graph.inputs if i.role in scalars}
+        return {**named, **control}
 
     def run(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
         """Run on named arrays; the outputs in the order of the graph, as TVM tensors.
@@ -270,6 +274,27 @@ class Executable:
             shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise InputError(describe(f"program {self.graph.name!r} cannot run on these arrays", found=shown))
         return held
+
+    def profile(self, *arguments: Any) -> list[Row]:
+        """Run kernel by kernel, after a run to warm up: what each kernel takes, the slowest first.
+
+        Args:
+            arguments: those of a call: the inputs, or the state and the batch of a training step.
+
+        Raises:
+            InputError: arrays that do not fit.
+        """
+        self(*arguments)
+        if self.is_training_step:
+            given, state = self._step_inputs(arguments[0], arguments[1], None), arguments[0].arrays
+        else:
+            given, state = dict(zip(self._call.names, arguments, strict=True)), self.state.arrays
+        with POOL_LOCK:
+            _held = self._give(given, state)
+            _results = self._machine.outputs([True] * len(self._machine.plan.outputs))
+            seconds = self._machine.timed(self.threads)
+            self._machine.reset_places()
+        return rows_of(self._machine, seconds)
 
     def save(self, path: str | os.PathLike[str], *, state: State | None = None, others: Sequence[Executable] = ()) -> None:
         """Write a ``.gtvm`` file with the program and this library; completely or not at all.

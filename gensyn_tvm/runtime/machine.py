@@ -121,6 +121,11 @@ class Machine:
         """The fixed place of a small input or output; None for large ones."""
         return self._stages.get(slot)
 
+    @property
+    def is_lasting(self) -> bool:
+        """Whether nobody modifies the arrays of state that are bound."""
+        return all(bound.given is not None for bound in self.states.values())
+
     def reset_places(self) -> None:
         """Small outputs are written to their fixed places again."""
         for slot, stage in self._stages.items():
