@@ -39,9 +39,6 @@ VARIANTS: dict[str, Variant] = {
     "conv": products.conv,
     "conv_backward_data": products.conv_backward_data,
     "conv_backward_weight": products.conv_backward_weight,
-    "pack": products.pack,
-    "image": products.image,
-    "weave": products.weave,
     **pooling.VARIANTS,
     "reshape": movement.reshape,
     "transpose": movement.transpose,
@@ -57,3 +54,6 @@ VARIANTS: dict[str, Variant] = {
     "iota": movement.iota,
     "random_bits": movement.random_bits,
 }
+
+#: Not operators of the graph: kernels that move bits for products, see ``passes.layout``.
+MOVES: dict[str, Variant] = {"pack": products.pack, "image": products.image, "weave": products.weave}

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax
 
 from gensyn_tvm.errors import UnsupportedOperatorError
-from gensyn_tvm.operators.registry import VARIANTS
+from gensyn_tvm.operators.registry import MOVES, VARIANTS
 from gensyn_tvm.passes.lift import PREFIX, Signature, call_attrs, call_signature, call_source
 
 # TVM's pattern kinds (relax/op_pattern.h), which decide what FuseOps may fuse.
@@ -38,14 +38,15 @@ def _pattern(op: str, signature: Signature) -> int:
 def _legalize(op: str) -> Callable[[Any, Any], Any]:
     def legalize(builder: Any, call: Any) -> Any:
         signature = call_signature(call)
-        function = VARIANTS[op](op, signature.inputs, signature.output, call_attrs(call))
+        function = _BUILDERS[op](op, signature.inputs, signature.output, call_attrs(call))
         function = function.with_attr(_PATTERN_ATTR, _pattern(op, signature))
         return relax.call_tir(builder.add_func(function, op), list(call.args), call.ty)
 
     return legalize
 
 
-_MAP = {PREFIX + op: _legalize(op) for op in VARIANTS}
+_BUILDERS = {**VARIANTS, **MOVES}
+_MAP = {PREFIX + op: _legalize(op) for op in _BUILDERS}
 
 
 def legalise(module: Any) -> Any:

@@ -34,6 +34,9 @@ _COSTLY = 8
 #: A stage that has so few elements, in proportion to the largest, is computed before the rows.
 _SMALL = 8
 
+#: How the names of kernels begin that compute rows together.
+PREFIX = "rows_"
+
 
 @dataclass(frozen=True, eq=False)
 class _Array:
@@ -203,7 +206,7 @@ class _Fusion:
     def call_of(self, builder: Any, group: _Group, renamed: dict[Any, Any]) -> list[Any]:
         inputs, outputs = self.inputs(group), self.outputs(group)
         function = _primitive(group, inputs, outputs)
-        name = "rows_" + "_".join(dict.fromkeys(c.function.name_hint.rstrip("0123456789") for c in group.calls))
+        name = PREFIX + "_".join(dict.fromkeys(c.function.name_hint.rstrip("0123456789") for c in group.calls))
         callee = builder.add_func(function, name[:60])
         call = relax.Call(callee, [_replaced(i, renamed) for i in inputs])
         if len(outputs) == 1:

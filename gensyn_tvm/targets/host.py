@@ -154,7 +154,9 @@ def _on_the_cpu(module: Any) -> Any:
     result = tvm.IRModule({}, attrs=module.attrs)
     for gv, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc) and _PRIVATE in dict(function.attrs):
-            body = tvm_ffi.structural_mutate(function.body, (tirx.AllocBuffer, _on_the_stack))
+            body = function.body
+            if tvm.target.Target.current().kind.name != "c":  # TVM's C code has no local arrays of its own
+                body = tvm_ffi.structural_mutate(body, (tirx.AllocBuffer, _on_the_stack))
             for key, value in (("device_type", 1), ("device_id", 0)):
                 body = tirx.AttrStmt(StringImm("default"), key, _int(value), body)
             function = function.with_body(body)
@@ -164,7 +166,8 @@ def _on_the_cpu(module: Any) -> Any:
 
 def _on_the_stack(stmt: Any, _mutator: Any) -> Any:
     shape = [int(n) for n in stmt.buffer.shape if isinstance(n, tirx.IntImm)]
-    if len(shape) != len(stmt.buffer.shape) or math.prod(shape) * _element_bytes(stmt.buffer.dtype) > _STACK:
+    size = math.prod(shape) * _element_bytes(stmt.buffer.dtype)
+    if len(shape) != len(stmt.buffer.shape) or not 0 < size <= _STACK:
         return stmt
     return tirx.AllocBuffer(stmt.buffer, annotations={"disable_lower_builtin": _int(1)})
 
