@@ -13,7 +13,7 @@ from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import compile
 from gensyn_tvm.errors import UnsupportedOperatorError
-from gensyn_tvm.operators.registry import VARIANTS
+from gensyn_tvm.operators.registry import MOVES, VARIANTS
 from gensyn_tvm.passes import legalise as module_under_test
 from gensyn_tvm.passes.legalise import legalise
 from gensyn_tvm.passes.lift import PREFIX, lift
@@ -64,7 +64,7 @@ def test_only_calls_of_our_kernels_remain() -> None:
 
 
 def test_every_variant_is_in_the_map() -> None:
-    assert set(module_under_test._MAP) == {PREFIX + op for op in VARIANTS}
+    assert set(module_under_test._MAP) == {PREFIX + op for op in (*VARIANTS, *MOVES)}
 
 
 def test_equal_kernels_are_shared_and_others_are_not() -> None:

@@ -19,7 +19,10 @@ Runs = list[range]
 
 def _runs(count: int) -> Iterator[Runs]:
     """Ways to take neighbouring axes together: none first, then more and more."""
-    splits = sorted(range(1 << max(count - 1, 0)), key=lambda s: s.bit_count())
+    if not count:  # a scalar
+        yield []
+        return
+    splits = sorted(range(1 << count - 1), key=lambda s: s.bit_count())
     for joined in splits:
         starts = [k for k in range(count) if k == 0 or not joined >> (k - 1) & 1]
         yield [range(a, b) for a, b in zip(starts, [*starts[1:], count], strict=True)]
