@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+import tvm_ffi
+from tvm import relax, s_tir, tirx
 
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
 from gensyn_tvm.errors import ScheduleError
@@ -42,6 +43,7 @@ from gensyn_tvm.schedules.driver import schedule_kernel
 from gensyn_tvm.targets.cpu import CpuTarget
 from gensyn_tvm.targets.host import assemble, is_parallel
 
+_REDUCTION = 2  # tirx.IterVar.CommReduce
 _LOG = logging.getLogger(__name__)
 
 #: Phases in order, as ``gensyn-tvm inspect --phase`` names them.
@@ -79,8 +81,8 @@ def schedule(module: Any, target: CpuTarget, style: str) -> Any:
 def verify(module: Any, unscheduled: Any, target: CpuTarget, style: str) -> Any:
     """The module with every kernel proved to compute what it did before it was scheduled, in order and exactly.
 
-    A kernel that the verifier cannot follow even as it was written, or not after a fusion of rows, runs with a simpler schedule
-    or none; that is logged as a warning, because it costs speed.
+    A kernel that the verifier cannot follow even as it was written, not after a fusion of rows, or that has no reduction, runs
+    with a simpler schedule or none; that is logged as a warning, because it costs speed.
 
     Raises:
         ScheduleError: a reduction may run out of order, or a value may be another one.
@@ -100,18 +102,26 @@ def verify(module: Any, unscheduled: Any, target: CpuTarget, style: str) -> Any:
 
 
 def _proved(name: str, function: Any, variant: Any, target: CpuTarget, style: str) -> Any:
-    """The scheduled kernel; in a simpler style if the verifier cannot follow a fusion of rows, or what was there before."""
+    """The scheduled kernel; in a simpler style if the verifier cannot follow it, unless a reduction's order is at stake."""
     try:
         with naming_primitive(name, variant, target, style):
             check_order(name, function, variant)
         return function
     except ScheduleError as refused:
-        if not name.startswith(ROWS_PREFIX) and _is_followed(name, variant, variant):
+        ordered = _reduces(variant) and not name.startswith(ROWS_PREFIX)
+        if ordered and _is_followed(name, variant, variant):
             raise
         plain = schedule_kernel(name, variant, target, "plain")
         found = plain if _is_followed(name, plain, variant) else variant
         _LOG.warning("kernel %r runs with a simpler schedule: %s", name, refused)
         return found
+
+
+def _reduces(function: Any) -> bool:
+    """Whether a kernel has a reduction, whose order could be another one."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(function.body, (s_tir.SBlock, lambda b: found.extend(int(v.iter_type) for v in b.iter_vars)))
+    return _REDUCTION in found
 
 
 def _is_followed(name: str, function: Any, variant: Any) -> bool:

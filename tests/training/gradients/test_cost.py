@@ -62,8 +62,11 @@ def test_nothing_grows(name: str) -> None:
 # ---- coverage -------------------------------------------------------------------------------------------------------
 
 
-def drawn(name: str, examples: int = 60) -> Iterator[tuple[Drawn, Node]]:
-    """The cases that ``make gradients`` draws, each with its operator's node."""
+def drawn(name: str, examples: int = 240) -> Iterator[tuple[Drawn, Node]]:
+    """Cases as ``make gradients`` draws them, each with its operator's node.
+
+    Enough of them that it does not matter which constants hypothesis finds in the modules that happen to be loaded.
+    """
     found: list[Drawn] = []
 
     @settings(
