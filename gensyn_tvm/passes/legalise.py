@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,7 @@ def _legalize(op: str) -> Callable[[Any, Any], Any]:
     return legalize
 
 
-_BUILDERS = {**VARIANTS, **MOVES}
+_BUILDERS = ChainMap(VARIANTS, MOVES)
 _MAP = {PREFIX + op: _legalize(op) for op in _BUILDERS}
 
 
