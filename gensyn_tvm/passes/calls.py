@@ -169,7 +169,12 @@ def _prepared(program: Calls, fixed: frozenset[int]) -> set[int]:
 
 def _pays(call: Call, found: Collection[int]) -> bool:
     kept = [v.array.size for v in call.written if any(r not in found for r in v.array.readers)]
-    return sum(kept) <= max(_SMALL, _GROWTH * sum(v.array.size for v in call.read))
+    return pays(sum(kept), sum(v.array.size for v in call.read))
+
+
+def pays(kept: int, read: int) -> bool:
+    """Whether results of ``kept`` bytes, made of ``read`` bytes, are worth keeping from run to run."""
+    return kept <= max(_SMALL, _GROWTH * read)
 
 
 def _put_first(program: Calls, first: Collection[int]) -> None:

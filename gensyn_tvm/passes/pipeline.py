@@ -35,6 +35,7 @@ from gensyn_tvm.passes.lift import ENTRY, lift
 from gensyn_tvm.passes.memory import constant_area, plan_memory
 from gensyn_tvm.passes.moves import check_moves
 from gensyn_tvm.passes.order import check_order
+from gensyn_tvm.passes.prepared import keep_prepared
 from gensyn_tvm.passes.recompute import recompute
 from gensyn_tvm.passes.reorder import reorder
 from gensyn_tvm.passes.rows import PREFIX as ROWS_PREFIX
@@ -182,7 +183,7 @@ def run_phases(
         module = legalise(module)
         see("legalise", module)
         if style != "none":
-            module = fuse(module, rows=style == "fast")
+            module = fuse(keep_prepared(module, fixed_inputs(graph)), rows=style == "fast")
         module = reorder(module)
         see("fuse", module)
         module = verify(schedule(module, target, style), module, target, style)
