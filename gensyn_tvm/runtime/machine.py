@@ -24,7 +24,7 @@ from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import EnvironmentChangedError, TargetError, describe
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.fpenv import ieee754_environment
-from gensyn_tvm.runtime.plan import ALIGNMENT, nbytes, unpack
+from gensyn_tvm.runtime.plan import ACCEPTED, ALIGNMENT, nbytes, unpack
 
 #: The entry of a library, and the same without care for the floating-point environment (for tests).
 RUN, UNGUARDED = "gensyn_run", "gensyn_run_unguarded"
@@ -139,7 +139,7 @@ class Machine:
             stage[...] = array
             return None
         address = address_of(array)
-        if address % ALIGNMENT or not array.flags.c_contiguous:
+        if address % ACCEPTED or not array.flags.c_contiguous:
             stage = self._areas.setdefault(f"input {slot}", aligned(nbytes(self.plan.inputs[slot])))
             held = stage.view(array.dtype).reshape(array.shape)
             held[...] = array

@@ -18,10 +18,12 @@ import numpy as np
 
 from gensyn_tvm.canonical.types import TensorType
 
-#: Bytes; kernels may assume this alignment of every array (TVM's ``kAllocAlignment``).
+#: Bytes; every array that is made here stands at a multiple (TVM's ``kAllocAlignment``).
 ALIGNMENT = 64
+#: Bytes at whose multiples kernels accept arrays: NumPy's are there, so that inputs are read where they are.
+ACCEPTED = 16
 #: Of the conventions between code and runtime.
-VERSION = 1
+VERSION = 2
 #: Areas of memory, in the order of their slots behind those of inputs and outputs: constants of the program, arrays that
 #: depend on parameters and constants only, intermediate arrays of a run, and intermediate arrays of the preparation.
 AREAS = ("constants", "prepared", "workspace", "scratch")

@@ -21,7 +21,7 @@ from tvm import tirx
 from tvm.ir import GlobalVar, PrimType, StringImm
 
 from gensyn_tvm.runtime.machine import NO_ENVIRONMENT, RUN, UNGUARDED
-from gensyn_tvm.runtime.plan import ALIGNMENT, Plan, Step
+from gensyn_tvm.runtime.plan import ACCEPTED, Plan, Step
 
 _PRIVATE = "gensyn.kernel"
 _STEPS = "gensyn_steps"
@@ -71,7 +71,7 @@ def _on_addresses(function: Any) -> Any:
     arrays = [tirx.DeclBuffer(p, data=a) for p, a in zip(function.params, addresses, strict=True)]
     body: Stmt = tirx.SeqStmt([*arrays, function.body, _return(_int(0))])
     for p in function.params:
-        body = tirx.AttrStmt(p, "storage_alignment", _int(ALIGNMENT), body)
+        body = tirx.AttrStmt(p, "storage_alignment", _int(ACCEPTED), body)
     attrs = {k: v for k, v in dict(function.attrs).items() if k != "global_symbol"}
     return tirx.PrimFunc(addresses, body, PrimType("int32"), tvm.ir.make_node("ir.DictAttrs", **attrs, **{_PRIVATE: True}))
 

@@ -303,3 +303,17 @@ def test_things_that_cannot_be_compiled(thing: Any) -> None:
 def test_unknown_targets(name: str, text: str) -> None:
     with pytest.raises(TargetError, match=text):
         compile(affine(), name)
+
+
+@pytest.mark.parametrize("offset", (0, 4, 16, 20, 32, 64))
+def test_an_input_anywhere_in_memory(offset: int) -> None:
+    b = GraphBuilder("anywhere")
+    x = b.add_input("x", "input", TensorType((171, 129), "float32"))
+    b.add_output("y", b.emit("matmul", b.emit("exp", x), b.emit("transpose", x, perm=(1, 0))))
+    exe = compile(b.finish())
+    values = np.random.default_rng(0).standard_normal((171, 129)).astype("float32")
+    memory = np.empty(values.nbytes + 256, np.uint8)
+    start = -memory.ctypes.data % 64 + offset
+    moved = memory[start : start + values.nbytes].view("float32").reshape(values.shape)
+    moved[...] = values
+    assert np.array_equal(exe(moved)[0].view("u4"), exe(values.copy())[0].view("u4"))
