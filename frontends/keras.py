@@ -68,7 +68,7 @@ def from_keras(
             )
         )
     if isinstance(model, str | Path):
-        model = _load(Path(model), trusted)
+        model = load_file(Path(model), trusted)
     if not isinstance(model, keras.Model):
         raise ImportModelError(
             describe("from_keras cannot read this model", found=type(model).__name__, expected="a keras.Model or a file")
@@ -105,7 +105,8 @@ def _specs(model: Any, examples: Sequence[Any] | None, shapes: Shapes | None, ba
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def _load(path: Path, trusted: bool) -> Any:
+def load_file(path: Path, trusted: bool = False) -> Any:
+    """The model in a ``.keras`` or ``.h5`` file; ``trusted`` and the errors as in ``from_keras``."""
     if not path.is_file():
         raise ImportModelError(describe("from_keras: no such file", where=str(path), expected="a .keras or .h5 file"))
     try:

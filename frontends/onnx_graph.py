@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import NARROW_FLOATS
-from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe
+from gensyn_tvm.errors import GensynError, ImportModelError, describe, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.emit import constant, dtype_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes
@@ -113,12 +113,7 @@ def check_operators(graph: onnx.GraphProto, versions: Mapping[str, int]) -> None
             unknown.setdefault(operator_name(node), []).append(place_of(node))
         waiting.extend(n for g in subgraphs(node) for n in g.node)
     if unknown:
-        raise UnsupportedOperatorError(
-            ", ".join(unknown),
-            where="; ".join(f"{', '.join(places)} ({name})" for name, places in unknown.items()),
-            expected="the operators in docs/operators.md",
-            remedy="export the model with supported operators",
-        )
+        raise unsupported(unknown, remedy="export the model with supported operators")
 
 
 def _has_body(schema: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import DTYPES
-from gensyn_tvm.errors import UnsupportedOperatorError
+from gensyn_tvm.errors import unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.emit import MAX_STEPS, Expr, constant, dtype_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
@@ -115,12 +115,8 @@ class GraphConverter:
                         seen.add(name)
                         waiting.append(self._graph(name))
         if unknown:
-            raise UnsupportedOperatorError(
-                ", ".join(unknown),
-                where="; ".join(f"{', '.join(places)} ({name})" for name, places in unknown.items()),
-                expected="the operators in docs/operators.md",
-                remedy="build the model of supported operators; random operators of layers: import with train=False",
-            )
+            remedy = "build the model of supported operators; random operators of layers: import with train=False"
+            raise unsupported(unknown, remedy=remedy)
 
     def _graph(self, name: str) -> Any:
         if name not in self._graphs:

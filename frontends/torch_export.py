@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe
+from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.torch_operators import CONVERTERS
 
@@ -168,17 +168,14 @@ def _unknown(node: Any) -> bool:
 
 def _check_operators(exported: Any) -> None:
     """Refuse every operator that has no converter, all in one error."""
-    unknown: dict[str, str] = {}
+    unknown: dict[str, list[str]] = {}
     for node in exported.graph.nodes:
         if node.op == "call_function" and _unknown(node):
-            unknown.setdefault(str(node.target), place_of(node))
+            places = unknown.setdefault(str(node.target), [])
+            if place_of(node) not in places:
+                places.append(place_of(node))
     if unknown:
-        raise UnsupportedOperatorError(
-            ", ".join(unknown),
-            where="; ".join(f"{place} ({name})" for name, place in unknown.items()),
-            expected="the operators in docs/operators.md",
-            remedy="write the model with supported operators",
-        )
+        raise unsupported(unknown, remedy="write the model with supported operators")
 
 
 def place_of(node: Any) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TargetError,
         TrainingError,
         UnsupportedOperatorError,
+        VerificationError,
     )
     from gensyn_tvm.evidence.trace import trace
     from gensyn_tvm.frontends.keras import from_keras
@@ -95,6 +96,7 @@ _EXPORTS = {
     "Trainer": "gensyn_tvm.trainer",
     "TrainingError": "gensyn_tvm.errors",
     "UnsupportedOperatorError": "gensyn_tvm.errors",
+    "VerificationError": "gensyn_tvm.errors",
     "accumulated_step": "gensyn_tvm.training.accumulation",
     "compile": "gensyn_tvm.compiler",
     "from_keras": "gensyn_tvm.frontends.keras",
@@ -146,6 +148,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "UnsupportedOperatorError",
+    "VerificationError",
     "__version__",
     "accumulated_step",
     "compile",

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gensyn_tvm import __version__
-from gensyn_tvm.errors import GensynError, InputError
+from gensyn_tvm.conversion.options import add_options as add_convert_options
+from gensyn_tvm.errors import GensynError, InputError, UnsupportedOperatorError
 
 Result = dict[str, Any]
 
@@ -65,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     model = "an .onnx file, or file.py:function that returns (torch module, example inputs); the file is executed"
     sub = command("import", _import, "Save a model as a .gtvm file without compiling it.")
     sub.add_argument("model", help=model)
+    _add_shapes(sub)
+    _add_output(sub, "the .gtvm file to write")
+
+    sub = command("convert", _convert, "Convert a model of any framework to a compiled .gtvm file, and compare the two.")
+    add_convert_options(sub)
     _add_shapes(sub)
     _add_output(sub, "the .gtvm file to write")
 
@@ -140,9 +146,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_shapes(sub: argparse._ActionsContainer) -> None:
-    sub.add_argument(
-        "--shape", action="append", type=_shape, metavar="NAME=N,…", help="shape of an ONNX input; may be given again"
-    )
+    sub.add_argument("--shape", action="append", type=_shape, metavar="NAME=N,…", help="shape of an input; may be given again")
     sub.add_argument("--batch", type=int, metavar="N", help="batch size, where the model leaves it open")
 
 
@@ -184,6 +188,15 @@ def _import(options: argparse.Namespace) -> int:
         source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
         save_source(Path(options.output), source)
     return _show(options, {"output": options.output, "program": serialise.digest(source.graph)})
+
+
+def _convert(options: argparse.Namespace) -> int:
+    options.json = options.json or options.report == "json"
+    from gensyn_tvm.conversion.command import run
+
+    report = run(options, lambda stage: _busy(stage, options))
+    print(json.dumps(report.as_object()) if options.json else report.as_text())
+    return 0
 
 
 _CONFIG_OPTIONS = ("resume", "steps", "set")
@@ -387,7 +400,10 @@ def _show(options: argparse.Namespace, result: Result) -> int:
 
 def _print_error(error: Exception, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+        found: Result = {"type": type(error).__name__, "message": str(error)}
+        if isinstance(error, UnsupportedOperatorError):
+            found["unsupported"] = [{"operator": name, "place": place} for name, place in error.places]
+        print(json.dumps({"error": found}))
     else:
         print(f"error: {error}", file=sys.stderr)
 

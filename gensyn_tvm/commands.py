@@ -37,6 +37,10 @@ _SHOWN = 48
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 
+class NoBatchError(ImportModelError):
+    """A function that makes a model takes no batch size."""
+
+
 def load_model(model: str, *, shapes: Shapes | None = None, batch: int | None = None) -> Program:
     """A model from ``file.onnx`` or ``file.py:function``.
 
@@ -49,15 +53,14 @@ def load_model(model: str, *, shapes: Shapes | None = None, batch: int | None = 
     Raises:
         ImportModelError: no such file or function, something else than a model, options that do not apply.
     """
-    path, colon, _ = model.rpartition(":")
-    if colon and (path.endswith(".py") or _MODULE.fullmatch(path)):
+    if names_function(model):
         if shapes:
             raise ImportModelError(f"{model}: --shape is for ONNX files; a Python function gives its example inputs")
         return _from_function(model, batch)
     if model.endswith(".onnx"):
         from gensyn_tvm.frontends.onnx import from_onnx
 
-        return from_onnx(model, shapes={**_batch_shapes(model, batch), **(shapes or {})})
+        return from_onnx(model, shapes={**batch_shapes(model, batch), **(shapes or {})})
     raise ImportModelError(
         describe("this is not a model", found=model, expected="file.onnx or file.py:function, or module:function")
     )
@@ -81,7 +84,12 @@ def load_any(model: str, *, shapes: Shapes | None = None, batch: int | None = No
     return packaging.load_source(model)
 
 
-def _batch_shapes(model: str, batch: int | None) -> dict[str, tuple[int, ...]]:
+def batch_shapes(model: Any, batch: int | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs of an ONNX file or model whose first dimension alone is open; none without ``batch``.
+
+    Raises:
+        ImportModelError: there is no such input.
+    """
     if batch is None:
         return {}
     from gensyn_tvm.frontends.onnx_reader import read
@@ -96,29 +104,38 @@ def _batch_shapes(model: str, batch: int | None) -> dict[str, tuple[int, ...]]:
     if not shapes:
         raise ImportModelError(
             describe(
-                "--batch does not apply", where=model, found="no input whose first dimension alone is open", remedy="--shape"
+                "--batch does not apply",
+                where=str(model)[:80],
+                found="no input whose first dimension alone is open",
+                remedy="--shape",
             )
         )
     return shapes
 
 
-def call_function(name: str) -> Any:
-    """What ``file.py:function`` or ``package.module:function`` returns when it is called without arguments.
+def names_function(model: str) -> bool:
+    """Whether a model's name is ``file.py:function`` or ``package.module:function``."""
+    path, colon, _ = model.rpartition(":")
+    return bool(colon and (path.endswith(".py") or _MODULE.fullmatch(path)))
+
+
+def call_function(name: str, batch: int | None = None) -> Any:
+    """What ``file.py:function`` or ``package.module:function`` returns, called with ``batch`` if there is one.
 
     Raises:
         ImportModelError: no such file, module or function, or it raises an error; the message names the line.
+        NoBatchError: it takes no argument.
     """
-    return _called(*_function(name))
+    path, function = _function(name)
+    if batch is not None and not inspect.signature(function).parameters:
+        raise NoBatchError(f"{name} takes no argument; --batch needs a function of the batch size")
+    return _called(path, function, *([batch] if batch is not None else []))
 
 
 def _from_function(name: str, batch: int | None) -> Program:
     from gensyn_tvm.program import Program
 
-    path, function = _function(name)
-    takes_batch = bool(inspect.signature(function).parameters)
-    if batch is not None and not takes_batch:
-        raise ImportModelError(f"{name} takes no argument; --batch needs a function of the batch size")
-    result = _called(path, function, *([batch] if batch is not None else []))
+    result = call_function(name, batch)
     if isinstance(result, Program):
         return result
     if not isinstance(result, tuple) or len(result) != 2:

@@ -6,6 +6,8 @@ what was expected, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 
 class GensynError(Exception):
     """Base class of every error that gensyn_tvm raises on purpose."""
@@ -21,13 +23,31 @@ def describe(what: str, *, where: str = "", found: str = "", expected: str = "",
 
 
 class UnsupportedOperatorError(GensynError):
-    """An operator, or one of its attributes or dtypes, has no deterministic variant."""
+    """An operator, or one of its attributes or dtypes, has no deterministic variant.
+
+    Attributes:
+        operator: its name; several are separated by commas.
+        places: (operator, place in the user's model) of everything that the message is about.
+    """
 
     def __init__(self, operator: str, *, where: str = "", found: str = "", expected: str = "", remedy: str = "") -> None:
         self.operator = operator
+        self.places: tuple[tuple[str, str], ...] = ((operator, where),)
         super().__init__(
             describe(f"unsupported operator {operator!r}", where=where, found=found, expected=expected, remedy=remedy)
         )
+
+
+def unsupported(unknown: Mapping[str, Sequence[str]], *, remedy: str) -> UnsupportedOperatorError:
+    """One error for all operators of a model that have no converter: names with the places that use them."""
+    error = UnsupportedOperatorError(
+        ", ".join(unknown),
+        where="; ".join(f"{', '.join(places)} ({name})" for name, places in unknown.items()),
+        expected="the operators in docs/operators.md",
+        remedy=remedy,
+    )
+    error.places = tuple((name, place) for name, places in unknown.items() for place in places)
+    return error
 
 
 class ImportModelError(GensynError):
@@ -72,3 +92,7 @@ class TrainingError(GensynError):
 
 class ConfigError(GensynError):
     """A configuration file has an unknown key, a value that does not fit, or lacks something."""
+
+
+class VerificationError(GensynError):
+    """A converted model does not compute what its framework computes, or could not be compared with it."""

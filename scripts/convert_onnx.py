@@ -4,8 +4,9 @@
     python scripts/convert_onnx.py model.onnx --shape image=1x3x224x224 --output model.gtvm --target native
 
 --pass (repeatable, in order) names a pass of gensyn_tvm.frontends.onnx_passes. --output may be given several times: ``.onnx``
-gets the transformed model, ``.gtvm`` the compiled program. A compiled program is compared with onnx's ReferenceEvaluator on
-random inputs, unless --no-verify. Nothing is written unless everything succeeded; files are replaced in one step.
+gets the transformed model, ``.gtvm`` the compiled program. A compiled program is compared with ONNX Runtime (or onnx's
+ReferenceEvaluator) on random inputs, unless --no-verify. Without --pass, ``gensyn-tvm convert`` has more options. Nothing is
+written unless everything succeeded; files are replaced in one step.
 
 Exit status: 0 done; 1 the model or an option is wrong, all unsupported operators named; 2 usage; 3 the verification failed.
 """
@@ -19,15 +20,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx.reference import ReferenceEvaluator
 from rich.console import Console
 from rich.table import Table
 
 import gensyn_tvm
+from gensyn_tvm.conversion.importers import import_model
+from gensyn_tvm.conversion.sources import Found, Request
+from gensyn_tvm.conversion.verify import verify
+from gensyn_tvm.errors import VerificationError
 from gensyn_tvm.frontends import onnx_passes
 from gensyn_tvm.frontends.onnx_reader import load
 
@@ -72,32 +75,6 @@ def report(console: Console, model: onnx.ModelProto) -> None:
     console.print(f"{len(model.graph.node)} nodes, {stored:,} stored elements, {model.ByteSize():,} bytes")
 
 
-def random_inputs(exe: Any, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs of the program's types: normal floats, small integers."""
-    rng = np.random.default_rng(seed)
-    made = {}
-    for i in exe.graph.inputs:
-        if i.role == "input":
-            wide = rng.standard_normal(i.type.shape) if "float" in i.type.dtype else rng.integers(0, 2, i.type.shape)
-            made[i.name] = np.asarray(wide).astype(np.dtype(i.type.dtype))
-    return made
-
-
-def largest_difference(model: onnx.ModelProto, exe: Any) -> float:
-    """Of all outputs, relative to the largest value of each; infinite where one has another shape."""
-    given = random_inputs(exe)
-    found = exe(**given)
-    expected = ReferenceEvaluator(model).run(None, given)
-    worst = 0.0
-    for ours, theirs in zip(found if isinstance(found, list) else [found], expected, strict=True):
-        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-        if ours.shape != theirs.shape:
-            return float("inf")
-        if ours.size:
-            worst = max(worst, float(np.abs(ours - theirs).max() / max(1e-30, np.abs(theirs).max())))
-    return worst
-
-
 def replace(path: Path, data: bytes) -> None:
     """Write a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,14 +89,16 @@ def convert(options: argparse.Namespace, console: Console) -> int:
     report(console, model)
     exe = None
     if any(path.suffix == ".gtvm" for path in options.output):
-        exe = gensyn_tvm.compile(gensyn_tvm.from_onnx(model, shapes=dict(options.shape) or None), options.target)
+        imported = import_model(Found("onnx", model=model), Request(str(options.model), shapes=dict(options.shape)))
+        exe = gensyn_tvm.compile(imported.program, options.target)
         console.print(f"program {exe.digest}")
-        difference = largest_difference(model, exe) if options.verify else 0.0
         if options.verify:
-            console.print(f"largest relative difference from onnx's ReferenceEvaluator: {difference:.3g}")
-        if not difference <= options.tolerance:
-            console.print(f"more than {options.tolerance:g}: nothing was written", style="red")
-            return DIFFERENT
+            try:
+                done = verify(exe, imported, tolerance=options.tolerance)
+            except VerificationError as error:
+                console.print(str(error), style="red")
+                return DIFFERENT
+            console.print(f"largest relative difference from {done.reference}: {done.largest:.3g}")
     for path in options.output:
         if path.suffix == ".onnx":
             replace(path, model.SerializeToString())

@@ -262,11 +262,13 @@ def raise_all(errors: Sequence[UnsupportedOperatorError]) -> None:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise UnsupportedOperatorError(
+        error = UnsupportedOperatorError(
             ", ".join(sorted({e.operator for e in errors})),
             found=f"{len(errors)} places:\n" + "\n".join(_indented(e) for e in errors),
             remedy="write the model with supported operators",
         )
+        error.places = tuple(place for e in errors for place in e.places)
+        raise error
 
 
 def _indented(error: UnsupportedOperatorError) -> str:
