@@ -11,6 +11,7 @@ from tvm import relax
 from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.operators.registry import MOVES, VARIANTS
 from gensyn_tvm.passes.lift import PREFIX, Signature, call_attrs, call_signature, call_source
+from gensyn_tvm.passes.views import VIEW
 
 # TVM's pattern kinds (relax/op_pattern.h), which decide what FuseOps may fuse.
 _ELEMENTWISE, _BROADCAST, _INJECTIVE, _REDUCE, _OUT_FUSABLE, _OPAQUE = 0, 1, 2, 3, 4, 8
@@ -41,6 +42,8 @@ def _legalize(op: str) -> Callable[[Any, Any], Any]:
         signature = call_signature(call)
         function = _BUILDERS[op](op, signature.inputs, signature.output, call_attrs(call))
         function = function.with_attr(_PATTERN_ATTR, _pattern(op, signature))
+        if op == "reshape":
+            function = function.with_attr(VIEW, True)
         return relax.call_tir(builder.add_func(function, op), list(call.args), call.ty)
 
     return legalize

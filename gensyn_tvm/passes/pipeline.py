@@ -39,6 +39,7 @@ from gensyn_tvm.passes.prepared import keep_prepared
 from gensyn_tvm.passes.recompute import recompute
 from gensyn_tvm.passes.reorder import reorder
 from gensyn_tvm.passes.rows import PREFIX as ROWS_PREFIX
+from gensyn_tvm.passes.views import reshape_by_views
 from gensyn_tvm.runtime.plan import Plan
 from gensyn_tvm.schedules.driver import schedule_kernel
 from gensyn_tvm.targets.cpu import CpuTarget
@@ -151,7 +152,7 @@ def lower(module: Any, fixed: Collection[int] = ()) -> Lowered:
             relax.transform.CallTIRRewrite(),
         ]
     )
-    module = passes(module)
+    module = passes(reshape_by_views(module))
     program = read_calls(module[ENTRY], fixed)
     parallel = any(is_parallel(f) for _, f in kernels(module))
     plan = plan_memory(program, parallel=parallel, in_place={})

@@ -9,7 +9,8 @@ import numpy as np
 
 from gensyn_tvm.canonical.graph import STATE_ROLES
 from gensyn_tvm.errors import InputError, describe
-from gensyn_tvm.runtime.machine import POOL_LOCK
+from gensyn_tvm.runtime.machine import POOL_LOCK, address_of
+from gensyn_tvm.runtime.plan import ACCEPTED
 
 if TYPE_CHECKING:
     from gensyn_tvm.runtime.executable import Executable
@@ -26,9 +27,9 @@ class BoundCall:
         self._exe, self.state, self._machine = exe, state, exe._machine
         machine, graph = exe._machine, exe.graph
         self.names = [i.name for i in graph.inputs if i.role not in STATE_ROLES]
-        # What needs no conversion is copied to its fixed place at once: (place, dtype, shape).
+        # What needs no conversion is copied to its fixed place at once, or read where it is: (slot, place, dtype, shape).
         self._places = [
-            (machine.stage(slot), dtype, i.type.shape) for slot, i, dtype, _ in exe._feeds if i.role not in STATE_ROLES
+            (slot, machine.stage(slot), dtype, i.type.shape) for slot, i, dtype, _ in exe._feeds if i.role not in STATE_ROLES
         ]
         first = len(graph.inputs)
         self._results = [machine.stage(first + k) for k in range(len(graph.outputs))]
@@ -37,8 +38,7 @@ class BoundCall:
         self._shown = [(t.shape, np.dtype(t.dtype)) for t in shown]
         plain = len(machine.plan.outputs) == len(graph.outputs) and not machine.plan.copies
         wide = all(exe._types[o.value].dtype == exe._types[o.value].carrier for o in graph.outputs)
-        self._is_short = plain and wide and all(r is not None for r in self._results)
-        self._is_short = self._is_short and all(p is not None and d is not None for p, d, _ in self._places)
+        self._is_short = plain and wide and bool(shown) and all(d is not None for _, _, d, _ in self._places)
 
     def __call__(self, *inputs: Any, out: Sequence[np.ndarray] | np.ndarray | None = None) -> Any:
         """Run once.
@@ -50,34 +50,42 @@ class BoundCall:
         if len(inputs) != len(places):
             raise InputError(f"{len(inputs)} inputs; expected {', '.join(self.names)}")
         with POOL_LOCK:
-            short = self._is_short and machine.owner is self
-            if short:
-                for value, (place, dtype, shape) in zip(inputs, places, strict=True):
-                    if type(value) is np.ndarray and value.dtype == dtype and value.shape == shape:
-                        place[...] = value
-                    else:
-                        short = False
-            if short:
-                machine.run(self._exe.threads, self._results)
-                results = [r.copy() for r in self._results] if out is None else self._copied(out)
+            if self._is_short and machine.owner is self and self._placed(inputs):
+                written = [machine.new_output(k) if r is None else r for k, r in enumerate(self._results)]
+                machine.run(self._exe.threads, written)
+                if out is None:
+                    results = [a if r is None else r.copy() for a, r in zip(written, self._results, strict=True)]
+                else:
+                    results = self._copied(written, out)
             else:
                 results = self._long(inputs, out)
         return results[0] if len(results) == 1 else results
+
+    def _placed(self, inputs: Sequence[Any]) -> bool:
+        """Let the code read the inputs; False if one of them needs more than that."""
+        table = self._machine.table
+        for value, (slot, place, dtype, shape) in zip(inputs, self._places, strict=True):
+            if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
+                return False
+            if place is not None:
+                place[...] = value
+            else:
+                address = address_of(value)
+                if address % ACCEPTED or not value.flags.c_contiguous:
+                    return False
+                table[slot] = address
+        return True
 
     def _long(self, inputs: Sequence[Any], out: Any) -> list[np.ndarray]:
         results = self._exe._run(dict(zip(self.names, inputs, strict=True)), self.state, tensors=())
         self._machine.reset_places()
         # Arrays that somebody may modify are looked at in each call.
         self._machine.owner = self if self._machine.is_lasting else None
-        if out is None:
-            return results
-        for target, value in zip(self._targets(out), results, strict=True):
-            target[...] = value
-        return self._targets(out)
+        return results if out is None else self._copied(results, out)
 
-    def _copied(self, out: Any) -> list[np.ndarray]:
+    def _copied(self, results: Sequence[np.ndarray], out: Any) -> list[np.ndarray]:
         targets = self._targets(out)
-        for target, value in zip(targets, self._results, strict=True):
+        for target, value in zip(targets, results, strict=True):
             target[...] = value
         return targets
 

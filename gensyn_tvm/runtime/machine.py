@@ -186,6 +186,12 @@ class Machine:
             arrays.append(array)
         return arrays
 
+    def new_output(self, output: int) -> np.ndarray:
+        """A new array that the code is to write."""
+        array = aligned_array(self.plan.outputs[output])
+        self.table[len(self.plan.inputs) + output] = address_of(array)
+        return array
+
     def is_staged(self, output: int) -> bool:
         """Whether an output has a fixed place, out of which it is copied."""
         return len(self.plan.inputs) + output in self._stages

@@ -202,6 +202,6 @@ def test_profile_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_library_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "dense.gtvm"
     compile(Source(dense(), State({"w": W, "b": B})), "c").save(path)
-    monkeypatch.setattr("gensyn_tvm.runtime.plan.VERSION", 2)
-    with pytest.raises(TargetError, match=r"version 1, expected 2[\s\S]*compile the program again"):
+    monkeypatch.setattr("gensyn_tvm.runtime.plan.VERSION", 3)
+    with pytest.raises(TargetError, match=r"version 2, expected 3[\s\S]*compile the program again"):
         load(path)
