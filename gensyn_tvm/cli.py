@@ -119,6 +119,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--target", default="native")
     _add_shapes(sub)
 
+    sub = command("diff", _diff, "Say how two programs differ: inputs, operators, the first node without a counterpart.")
+    sub.add_argument("model", help=f"a .gtvm file, {model}")
+    sub.add_argument("other", help="the same")
+    _add_shapes(sub)
+
     sub = command("trace", _trace, "Run a program in two ways and find the first operator whose results differ.")
     sub.add_argument("model", help=f"a .gtvm file, {model}")
     sub.add_argument("--inputs", metavar="NPZ", help="the batch by name; drawn from --seed if left out")
@@ -339,6 +344,24 @@ def _inspect_diff(options: argparse.Namespace) -> int:
     else:
         phase_diff.print_lines(phase_diff.as_lines(diffs, (before, after)))
     return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands
+    from gensyn_tvm.graph_diff import diff_graphs
+
+    names = (options.model, options.other)
+    with _busy("reading", options):
+        graphs = [
+            # The shapes of .gtvm files are fixed; the options are for the other one.
+            commands.load_source(name).graph
+            if name.endswith(".gtvm")
+            else commands.load_source(name, shapes=dict(options.shape or ()), batch=options.batch).graph
+            for name in names
+        ]
+        found = diff_graphs(*graphs)
+    print(json.dumps({**asdict(found), "equal": found.equal}) if options.json else "\n".join(found.as_lines(names)))
+    return 0 if found.equal else 1
 
 
 def _trace(options: argparse.Namespace) -> int:

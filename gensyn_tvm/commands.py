@@ -380,14 +380,19 @@ def listing(graph: Graph) -> str:
         lines.append(f"  %{number} = {declared.role} {declared.name!r} : {declared.type}")
     number = len(graph.inputs)
     for node in graph.nodes:
-        results = ", ".join(f"%{number + k}" for k in range(len(node.types)))
+        lines.append(f"  {node_line(node, number)}")
         number += len(node.types)
-        types = ", ".join(map(str, node.types))
-        source = f"  # {node.source}" if node.source else ""
-        lines.append(f"  {results} = {node.op}({', '.join(f'%{i}' for i in node.inputs)}{_attributes(node)}) : {types}{source}")
     for output in graph.outputs:
         lines.append(f"  {'update' if output.updates else 'output'} {output.name!r} = %{output.value}")
     return "\n".join(lines)
+
+
+def node_line(node: Node, number: int) -> str:
+    """One node; ``number`` is that of its first value."""
+    results = ", ".join(f"%{number + k}" for k in range(len(node.types)))
+    types = ", ".join(map(str, node.types))
+    source = f"  # {node.source}" if node.source else ""
+    return f"{results} = {node.op}({', '.join(f'%{i}' for i in node.inputs)}{_attributes(node)}) : {types}{source}"
 
 
 def _attributes(node: Node) -> str:
