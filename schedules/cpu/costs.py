@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gensyn_tvm.operators import exact
 
 #: Work (in additions, roughly) below which starting threads costs more than it saves.
-PARALLEL_WORK = 60_000
+PARALLEL_WORK = 100_000
 _COST = {
     **{exact.PREFIX + name: 30 for name in exact.ELEMENTARY},
     **{exact.PREFIX + name: 100 for name in exact.ELEMENTARY_BINARY},
