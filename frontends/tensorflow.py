@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from gensyn_tvm.canonical.from_relax import raise_all
 from gensyn_tvm.canonical.types import DTYPES
-from gensyn_tvm.errors import GensynError, ImportModelError, describe
+from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe
 from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
 from gensyn_tvm.frontends.emit import constant, dtype_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
@@ -287,7 +288,11 @@ def import_concrete(concrete: Any, origin: str, variables: Iterable[Any] = (), o
         stored[name] = converter.values[name] = emitter.declare(name, array.shape, array.dtype.name, stored=True)
     handles = {id(variable.handle): Handle(name) for name, variable in names}
     values = [handles.get(id(t)) or _captured(emitter, t) for t in captured]
-    results = converter.run(graph, [*inputs.values(), *values])
+    try:
+        results = converter.run(graph, [*inputs.values(), *values])
+    except UnsupportedOperatorError as error:
+        converter.errors.append(error)
+    raise_all(converter.errors)
     updates = _updates(converter, arrays, origin)
     return to_program(
         Imported(

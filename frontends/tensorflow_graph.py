@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import DTYPES
-from gensyn_tvm.errors import unsupported
+from gensyn_tvm.errors import UnsupportedOperatorError, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.emit import MAX_STEPS, Expr, constant, dtype_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
@@ -86,6 +86,7 @@ class GraphConverter:
         emitter: where the bindings go.
         values: current values of variables by name.
         assigned: names of the variables that have got a new value.
+        errors: operators that cannot be converted, in whose place values of their types stand.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class GraphConverter:
         self.composites = composites
         self.values: dict[str, Expr] = {}
         self.assigned: set[str] = set()
+        self.errors: list[UnsupportedOperatorError] = []
         self._definitions: dict[str, Any] = {}
         self._graphs: dict[str, Any] = {}
 
@@ -156,12 +158,29 @@ class GraphConverter:
         elif op.type in _LOOPS:
             results = self._loop(op, inputs)
         else:
-            made = self.converters[op.type](e, inputs, Node(op))
-            # A TensorList is one value.
-            results = [made] if len(op.outputs) == 1 and not (isinstance(made, list) and not _is_list(op)) else made
-            self._check(op, results)
+            try:
+                results = self._operator(op, inputs)
+            except UnsupportedOperatorError as error:
+                results = self._stand_ins(op, error)
         e.place, e.operator = outer
         return results
+
+    def _operator(self, op: Any, inputs: list[Value]) -> list[Value]:
+        made = self.converters[op.type](self.emitter, inputs, Node(op))
+        # A TensorList is one value.
+        results = [made] if len(op.outputs) == 1 and not (isinstance(made, list) and not _is_list(op)) else made
+        self._check(op, results)
+        return list(results)
+
+    def _stand_ins(self, op: Any, error: UnsupportedOperatorError) -> list[Value]:
+        """Note an error, and give values of the results' types, so that the rest of the model is looked at, too."""
+        if not all(t.shape.is_fully_defined() and dtype_name(t.dtype) in DTYPES for t in op.outputs):
+            raise error
+        # The steps of a loop that is unrolled have one place.
+        if str(error) not in map(str, self.errors):
+            self.errors.append(error)
+        e, name = self.emitter, place_of(op)
+        return [e.declare(name, t.shape.as_list(), dtype_name(t.dtype), stored=False) for t in op.outputs]
 
     def _constant(self, op: Any) -> Value:
         array = tf.make_ndarray(op.get_attr("value"))

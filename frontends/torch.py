@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gensyn_tvm.canonical.from_relax import raise_all
 from gensyn_tvm.canonical.types import DTYPES, NARROW_FLOATS
 from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe
 from gensyn_tvm.program import Program
@@ -163,6 +164,7 @@ def _convert(exported: Any) -> tuple[list[Any], dict[str, Any], list[Any]]:
     env: dict[Any, Any] = {}
     variables: dict[str, Any] = {}
     results: list[Any] = []
+    errors: list[UnsupportedOperatorError] = []
     for node in exported.graph.nodes:
         emitter.place = place_of(node)
         if node.op == "placeholder":
@@ -172,11 +174,28 @@ def _convert(exported: Any) -> tuple[list[Any], dict[str, Any], list[Any]]:
         elif node.op == "call_function":
             emitter.operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
             bound = arguments(node, lambda value: _lookup(env, value))
-            env[node] = CONVERTERS[getattr(node.target, "__name__", "")](emitter, bound)
-            _check_type(node, env[node])
+            try:
+                env[node] = CONVERTERS[getattr(node.target, "__name__", "")](emitter, bound)
+                _check_type(node, env[node])
+            except UnsupportedOperatorError as error:
+                errors.append(error)
+                env[node] = _stand_in(emitter, node)
         elif node.op == "output":
             results = _lookup(env, node.args[0])
+    raise_all(errors)
     return emitter.bindings_with_constants(), variables, results
+
+
+def _stand_in(emitter: FoldingEmitter, node: Any) -> Any:
+    """A value of the type of a node that cannot be converted, so that the rest of the model is looked at, too."""
+    value = node.meta["val"]
+
+    def declare(tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor):
+            return tensor
+        return emitter.declare(node.name, [int(d) for d in tensor.shape], dtype_name(tensor.dtype), stored=False)
+
+    return [declare(v) for v in value] if isinstance(value, list | tuple) else declare(value)
 
 
 def _placeholder(exported: Any, emitter: FoldingEmitter, node: Any, spec: InputSpec) -> Any:

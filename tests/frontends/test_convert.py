@@ -55,6 +55,21 @@ class Odd(torch.nn.Module):
 def odd():
     return Odd(), torch.zeros(4, 4)
 
+class Refused(torch.nn.Module):
+    def forward(self, x):
+        y = torch.nn.functional.avg_pool2d(x, 2, divisor_override=3)
+        return torch.clamp(y, min=float("nan")).softmax(-1)
+
+def refused():
+    return Refused(), torch.zeros(1, 1, 4, 4)
+
+def mirrored():
+    import tensorflow as tf
+    def twice(x):
+        y = tf.pad(x, [[1, 1], [0, 0]], "SYMMETRIC", name="first")
+        return tf.pad(tf.nn.relu(y), [[1, 1], [0, 0]], "SYMMETRIC", name="second")
+    return twice
+
 def double():
     import tensorflow as tf
     return lambda x: tf.nn.relu(x) * 2.0
@@ -325,6 +340,26 @@ def test_everything_unsupported_is_named(
     assert found["error"]["type"] == "UnsupportedOperatorError"
     listed = {entry["operator"]: entry["place"] for entry in found["error"]["unsupported"]}
     assert {name: listed[name] for name in operators} == operators
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "places"),
+    [
+        ("refused", (), [("avg_pool2d", "forward:avg_pool2d"), ("clamp", "forward:clamp")]),
+        ("mirrored", ("--framework", "tensorflow", "--shape", "x=4,4"), [("MirrorPad", "first"), ("MirrorPad", "second")]),
+    ],
+)
+def test_settings_that_are_unsupported_are_all_named(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    options: tuple[object, ...],
+    places: list[tuple[str, str]],
+) -> None:
+    text = convert(capsys, f"{folder}/models.py:{model}", *options, "-o", tmp_path / "a.gtvm", "--report", "json", code=1)
+    found = json.loads(text)["error"]["unsupported"]
+    assert [(entry["operator"], entry["place"]) for entry in found] == places
 
 
 def test_another_result_is_an_error(
