@@ -135,7 +135,7 @@ def _import(
     converter.scope.values.update({n: stored[n] if n in stored else constant(a) for n, a in arrays.items()})
     inputs = {name: _declared(emitter, name, type_, shape) for name, (type_, shape) in given.items()}
     converter.scope.values.update({**inputs, **bound})
-    results = converter.run(graph.node, [o.name for o in graph.output])
+    results = converter.run_model(graph.node, [o.name for o in graph.output])
     outputs: dict[str, Any] = {}
     layouts = {o.name: _layout(o.name, value, outputs) for o, value in zip(graph.output, results, strict=True)}
     extents = {(k, a): x for k, y in enumerate(outputs.values()) for a, x in emitter.extents_of(y).items()}

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from gensyn_tvm.canonical.from_relax import raise_all
 from gensyn_tvm.canonical.types import NARROW_FLOATS
-from gensyn_tvm.errors import GensynError, ImportModelError, describe, unsupported
+from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.emit import constant, dtype_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes
@@ -43,10 +44,15 @@ _OPTIONAL_RESULTS = {"Optional", "OptionalGetElement", "Identity", "If", "Loop",
 
 
 class _Unusable:
-    """An output that a converter does not give."""
+    """What stands for an output without a value."""
 
 
-_UNUSABLE = _Unusable()
+#: An output that a converter does not give, and one of a node that could not be converted.
+_UNUSABLE, _FAILED = _Unusable(), _Unusable()
+
+
+class _DependentError(GensynError):
+    """A node reads what could not be converted; the reason has been noted."""
 
 
 @dataclass
@@ -153,19 +159,44 @@ class GraphConverter:
     def run(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[Value]:
         """Convert nodes in the current scope; the values of ``outputs``."""
         for node in nodes:
-            self._nodes += 1
-            self.emitter.place, self.emitter.operator = place_of(node), node.op_type
-            if self._nodes > MAX_NODES:
-                raise self.emitter.refuse(f"more than {MAX_NODES} nodes in unrolled loops", expected="fewer iterations")
-            results = self._results(node)
-            keeps_none = node.op_type in _OPTIONAL_RESULTS
-            for k, name in enumerate(node.output):
-                value = results[k] if k < len(results) else _UNUSABLE
-                if name:
-                    self.scope.values[name] = _UNUSABLE if value is None and not keeps_none else value
-            if self._stateful(node):
-                self.updates |= {node.input[3]: results[1], node.input[4]: results[2]}
+            self._node(node)
         return [self._find(name) for name in outputs]
+
+    def run_model(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[Value]:
+        """Like ``run``, of the model itself.
+
+        Raises:
+            UnsupportedOperatorError: of all nodes that cannot be converted; nodes that depend on them are not looked at.
+        """
+        errors: list[UnsupportedOperatorError] = []
+        for node in nodes:
+            try:
+                self._node(node)
+                continue
+            except UnsupportedOperatorError as error:
+                errors.append(error)
+            except _DependentError:
+                pass
+            if self._nodes > MAX_NODES:
+                break
+            self.scope.values.update(dict.fromkeys(filter(None, node.output), _FAILED))
+        raise_all(errors)
+        return [self._find(name) for name in outputs]
+
+    def _node(self, node: onnx.NodeProto) -> None:
+        """Convert a node in the current scope."""
+        self._nodes += 1
+        self.emitter.place, self.emitter.operator = place_of(node), node.op_type
+        if self._nodes > MAX_NODES:
+            raise self.emitter.refuse(f"more than {MAX_NODES} nodes in unrolled loops", expected="fewer iterations")
+        results = self._results(node)
+        keeps_none = node.op_type in _OPTIONAL_RESULTS
+        for k, name in enumerate(node.output):
+            value = results[k] if k < len(results) else _UNUSABLE
+            if name:
+                self.scope.values[name] = _UNUSABLE if value is None and not keeps_none else value
+        if self._stateful(node):
+            self.updates |= {node.input[3]: results[1], node.input[4]: results[2]}
 
     def _stateful(self, node: onnx.NodeProto) -> bool:
         """Whether the node normalises by running statistics that are states."""
@@ -179,6 +210,8 @@ class GraphConverter:
             value = self.scope.find(name)
         except KeyError:
             raise ImportModelError(f"{self.emitter.place}: no value is called {name!r}") from None
+        if value is _FAILED:
+            raise _DependentError(name)
         if value is _UNUSABLE:
             raise self.emitter.refuse(f"a use of {name!r}, an output that has no deterministic variant")
         return value

@@ -63,6 +63,15 @@ class Refused(torch.nn.Module):
 def refused():
     return Refused(), torch.zeros(1, 1, 4, 4)
 
+def norms():
+    import onnx
+    import onnx.helper as oh
+    nodes = [oh.make_node("LpNormalization", ["x"], [y], name=name, p=3) for y, name in (("a", "first"), ("c", "second"))]
+    nodes += [oh.make_node("Relu", ["a"], ["b"], name="between"), oh.make_node("Add", ["b", "c"], ["y"], name="end")]
+    infos = [oh.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["a", "b"]) for n in "xy"]
+    graph = oh.make_graph(nodes, "g", infos[:1], infos[1:])
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=9)
+
 def mirrored():
     import tensorflow as tf
     def twice(x):
@@ -345,6 +354,7 @@ def test_everything_unsupported_is_named(
 @pytest.mark.parametrize(
     ("model", "options", "places"),
     [
+        ("norms", ("--shape", "x=2,4"), [("LpNormalization", "first"), ("LpNormalization", "second")]),
         ("refused", (), [("avg_pool2d", "forward:avg_pool2d"), ("clamp", "forward:clamp")]),
         ("mirrored", ("--framework", "tensorflow", "--shape", "x=4,4"), [("MirrorPad", "first"), ("MirrorPad", "second")]),
     ],
