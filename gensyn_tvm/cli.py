@@ -145,6 +145,8 @@ def parser() -> argparse.ArgumentParser:
     _add_shapes(sub)
 
     command("doctor", _doctor, "Say what this machine can build and run, and whether its arithmetic is sound.")
+    sub = command("cache", _cache, "Show the build cache: where it is and how large (docs/usage.md).")
+    sub.add_argument("--clear", action="store_true", help="remove what is in it")
     sub = command("demo", _demo, "Train two models and compare the bits of every configuration.")
     _add_output(sub, "folder for the plot and the report", required=False, default="demo-output")
     return top
@@ -400,6 +402,18 @@ def _doctor(options: argparse.Namespace) -> int:
         checks = doctor.examine()
     print(doctor.as_json(checks) if options.json else doctor.as_text(checks))
     return 1 if any(check.status == "fail" for check in checks) else 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from gensyn_tvm import build_cache
+
+    place = build_cache.folder()
+    if place is not None and options.clear:
+        build_cache.clear(place)
+    sizes = [size for _, size in build_cache.entries(place)] if place is not None else []
+    found = {"folder": str(place or "off"), "libraries": len(sizes), "bytes": sum(sizes), "limit": build_cache.limit()}
+    print(json.dumps(found) if options.json else "\n".join(f"{k:10} {v}" for k, v in found.items()))
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from gensyn_tvm.build_cache import built_once
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import InvalidProgramError, TargetError, describe
 from gensyn_tvm.program import Program
@@ -101,7 +102,7 @@ def compile(
     threads: int | None = None,
     schedule: str | None = None,
 ) -> Executable | AccumulatedExecutable:
-    """Compile for a target.
+    """Compile for a target, or take the library of an equal program from the cache (``gensyn_tvm.build_cache``).
 
     Args:
         program: what a frontend, ``training_step``, ``accumulated_step`` or ``load(...).source`` gave.
@@ -122,7 +123,13 @@ def compile(
     resolved = resolve_target(target)
     source = source_of(program)
     style = "none" if resolved.kind == "c" else (schedule or "fast")
-    library = build_library(source.graph, resolved, style, source.recomputed)
+    library = built_once(
+        source.graph,
+        resolved,
+        style,
+        source.recomputed,
+        lambda: build_library(source.graph, resolved, style, source.recomputed),
+    )
     return Executable.from_library(
         source.graph,
         source.state,
