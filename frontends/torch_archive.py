@@ -49,10 +49,21 @@ def load_archive(path: Path) -> torch.export.ExportedProgram:
             archive.writestr(f"model/{name}", data)
     buffer.seek(0)
     try:
-        return torch.export.load(buffer)
+        exported = torch.export.load(buffer)
     except Exception as error:  # PyTorch raises anything for odd files
         found = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
         raise _refuse(path, "PyTorch cannot load the file", found) from error
+    _tie(exported.state_dict)
+    return exported
+
+
+def _tie(state: dict[str, Any]) -> None:
+    """Make one object of tied parameters again: a file keeps that they share memory, not that they are the same."""
+    first: dict[Any, Any] = {}
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.nn.Parameter) and tensor.numel():
+            key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad)
+            state[name] = first.setdefault(key, tensor)
 
 
 def _refuse(path: Path, what: str, found: str, remedy: str = _SAVE_AGAIN) -> ImportModelError:

@@ -221,6 +221,32 @@ def _source(path: Path) -> Any:
     return load_source(path)
 
 
+class _Tied(torch.nn.Module):
+    """Tied parameters, a buffer, a constant, an input that is left out, and outputs of several dtypes in a structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(7, 4)
+        self.head = torch.nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("positions", torch.arange(12.0).reshape(3, 4))
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+        x = self.embedding(ids) + self.positions + torch.tensor([1.0, 2.0, 3.0, 4.0])
+        first, second = x.split(2, -1)
+        return {"logits": self.head(x).to(torch.bfloat16), "more": (first.sum(), second.argmax(-1))}
+
+
+def test_archives_keep_ties_buffers_and_structures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(2)
+    example = (torch.zeros(2, 3, dtype=torch.int64),)
+    torch.export.save(torch.export.export(_Tied().eval(), example), tmp_path / "tied.pt2")
+    report = json.loads(convert(capsys, tmp_path / "tied.pt2", "-o", tmp_path / "a.gtvm", "--no-compile", "--report", "json"))
+    assert report["parameters"] == {"embedding.weight": "float32[7, 4]"}
+    assert report["states"] == {"positions": "float32[3, 4]"}
+    assert list(report["outputs"].values()) == ["bfloat16[2, 3, 7]", "float32[]", "int64[2, 3]"]
+
+
 def test_a_training_step(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "step.gtvm"
     options = ("--train", "--optimizer", "sgd", "--target", "x86-64")
