@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -26,8 +28,19 @@ from gensyn_tvm.targets.cpu import CpuTarget
 FOLDER, LIMIT = "GENSYN_TVM_CACHE", "GENSYN_TVM_CACHE_BYTES"
 _DEFAULT_LIMIT = 2 * 1024**3
 _SUFFIX = ".library"
-_DIGEST = 32  # bytes of SHA-256 in front of a library
+_DIGEST = 32  # bytes of ``_digest`` in front of a library
 _LOG = logging.getLogger(__name__)
+_FRESH: ContextVar[bool] = ContextVar("fresh", default=False)
+
+
+@contextmanager
+def fresh_builds() -> Iterator[None]:
+    """Build everything anew within, and keep nothing: what is shown there is what this installation builds."""
+    token = _FRESH.set(True)
+    try:
+        yield
+    finally:
+        _FRESH.reset(token)
 
 
 def folder() -> Path | None:
@@ -38,7 +51,10 @@ def folder() -> Path | None:
     if given:
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "gensyn_tvm"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "gensyn_tvm"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def limit() -> int:
@@ -62,7 +78,7 @@ def built_once(graph: Graph, target: CpuTarget, style: str, recomputed: Collecti
     """
     place = folder()
     # The oracle's code depends on the system's C compiler.
-    if place is None or target.kind == "c":
+    if place is None or target.kind == "c" or _FRESH.get():
         return build()
     most = limit()
     path = place / (key(graph, target, style, recomputed) + _SUFFIX)
@@ -103,6 +119,11 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+def _digest(path: Path, library: bytes) -> bytes:
+    """Of a library and the key that it belongs to."""
+    return hashlib.sha256(path.name.encode() + library).digest()
+
+
 def _read(path: Path) -> bytes | None:
     try:
         data = path.read_bytes()
@@ -111,7 +132,7 @@ def _read(path: Path) -> bytes | None:
     except OSError as error:
         _LOG.info("the build cache cannot be read: %s", error)
         return None
-    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+    if _digest(path, data[_DIGEST:]) != data[:_DIGEST]:
         _LOG.warning("%s in the build cache is damaged; the program is built again", path.name)
         return None
     try:
@@ -125,7 +146,7 @@ def _write(path: Path, library: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(hashlib.sha256(library).digest() + library)
+        temporary.write_bytes(_digest(path, library) + library)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

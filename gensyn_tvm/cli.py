@@ -417,9 +417,11 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from gensyn_tvm.build_cache import fresh_builds
     from gensyn_tvm.demo.report import main as demo
 
-    return int(demo(Path(options.output), as_json=options.json))
+    with fresh_builds():
+        return int(demo(Path(options.output), as_json=options.json))
 
 
 # ---- printing -------------------------------------------------------------------------------------------------------

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+os.environ["GENSYN_TVM_CACHE"] = "off"
 
 import gensyn_tvm  # noqa: E402
 from gensyn_tvm.canonical import rules  # noqa: E402

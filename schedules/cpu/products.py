@@ -32,7 +32,7 @@ _REDUCTION = 2  # tirx.IterVar.CommReduce
 #: Tiles of a chunk below which threads take chunks instead.
 _FEW_TILES = 16
 #: Multiplications from which a second thread is worth waking.
-_PARALLEL_TERMS = 500_000
+PARALLEL_WORK = 500_000
 
 
 def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]:
@@ -86,7 +86,7 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     last = _follower(sch, group.result, width)
     work = sum(math.prod(int(v.dom.extent) for v in sch.get(c).iter_vars) for c, _ in group.parts)
     if _by_chunks(sch, group, tile_rows, width):
-        return _chunks_outermost(sch, group, lanes, tile_rows, width, last, work >= _PARALLEL_TERMS)
+        return _chunks_outermost(sch, group, lanes, tile_rows, width, last, work >= PARALLEL_WORK)
     stages = [s for part in group.parts for s in part if s is not None]
     driver = group.result
     if last is None and len(stages) == 1:
@@ -107,7 +107,7 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
             sch.vectorize(inner[-1])
         else:
             _static(sch, inner)
-    if work >= _PARALLEL_TERMS:
+    if work >= PARALLEL_WORK:
         sch.parallel(tasks)
     # Last: once the initial value is a block of its own, TVM no longer sees that the rest is a reduction.
     for stage, loop in (pair for pairs in chains for pair in pairs):

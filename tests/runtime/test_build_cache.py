@@ -18,7 +18,7 @@ from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.cli import main
 from gensyn_tvm.compiler import compile
 from gensyn_tvm.errors import InputError
-from gensyn_tvm.targets.cpu import TARGETS
+from gensyn_tvm.targets.cpu import TARGETS, resolve_target
 
 X = np.linspace(-2, 2, 35, dtype=np.float32).reshape(5, 7)
 
@@ -53,7 +53,7 @@ def test_an_equal_program_is_built_once(folder: Path, builds: list[Any]) -> None
     first = compile(network())(X)
     second = compile(network())(X)
     assert len(builds) == 1
-    assert np.array_equal(first[0].view("u4"), second[0].view("u4"))
+    assert np.array_equal(first.view("u4"), second.view("u4"))
     assert len(list(folder.iterdir())) == 1
 
 
@@ -86,6 +86,22 @@ def test_a_damaged_entry_is_built_again(folder: Path, builds: list[Any], caplog:
     compile(network())
     compile(network())
     assert len(builds) == 3
+
+
+def test_an_entry_of_another_program_is_not_taken(folder: Path, builds: list[Any]) -> None:
+    compile(network())
+    (entry,) = folder.iterdir()
+    os.replace(entry, folder / (build_cache.key(network("tanh"), resolve_target("native"), "fast", ()) + entry.suffix))
+    assert not np.array_equal(compile(network("tanh"))(X), compile(network("exp"))(X))
+    assert len(builds) == 3
+
+
+def test_fresh_builds(folder: Path, builds: list[Any]) -> None:
+    compile(network())
+    with build_cache.fresh_builds():
+        compile(network())
+    compile(network())
+    assert len(builds) == 2
 
 
 def test_off_and_the_oracle(folder: Path, builds: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +139,7 @@ def test_a_folder_that_cannot_be_written_costs_no_build(tmp_path: Path, monkeypa
 
 
 def _compile_in_process(_: int) -> bytes:
-    return compile(network())(X)[0].tobytes()
+    return compile(network())(X).tobytes()
 
 
 def test_several_processes_write_at_once(folder: Path) -> None:
