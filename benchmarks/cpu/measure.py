@@ -32,7 +32,7 @@ class Effort:
     calls: int
 
 
-QUICK = Effort(3, 0.05, 2)
+QUICK = Effort(2, 0.05, 2)
 FULL = Effort(5, 0.15, 3)
 
 
