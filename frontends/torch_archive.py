@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import ZIP_ERRORS, ImportModelError, describe
 
 _MEMBER = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
@@ -84,7 +84,7 @@ def _members(path: Path) -> dict[str, bytes]:
             if odd or len(set(names)) != len(names):
                 raise _refuse(path, "the file holds more than a program and its arrays", ", ".join(odd) or "a name twice")
             return {name[len(folder) + 1 :]: archive.read(name) for name in names}
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, EOFError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise _refuse(path, "the file cannot be read", str(error)) from error
 
 

@@ -6,6 +6,8 @@ what was expected, and what to do about it.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 
 
@@ -96,3 +98,7 @@ class ConfigError(GensynError):
 
 class VerificationError(GensynError):
     """A converted model does not compute what its framework computes, or could not be compared with it."""
+
+
+#: What zipfile and its decompressors raise on a damaged file, beside their own BadZipFile; readers report it as damage.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, OSError)

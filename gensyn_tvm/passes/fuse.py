@@ -7,6 +7,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from gensyn_tvm.passes.rebuild import with_bindings
 from gensyn_tvm.passes.rows import fuse_rows
 
 _ENTRY = "main"
@@ -40,8 +41,7 @@ def own_constants(module: Any) -> Any:
     """A module in which every kernel that can take a repeated constant into itself has its own: otherwise one that several
     kernels read would be an array in memory.
     """
-    function = module[_ENTRY]
-    (block,) = function.body.blocks
+    (block,) = module[_ENTRY].body.blocks
     sources: dict[Any, Any] = {}
     bindings = []
     for b in block.bindings:
@@ -58,11 +58,7 @@ def own_constants(module: Any) -> Any:
                 call = relax.Call(value.op, [value.args[0], relax.Tuple(arguments)], value.attrs, value.ty_args)
                 b = relax.VarBinding(b.var, call)
         bindings.append(b)
-    body = relax.SeqExpr([relax.DataflowBlock(bindings)], function.body.body)
-    result = tvm.IRModule(module.functions, attrs=module.attrs)
-    new = relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
-    result.update_func(module.get_global_var(_ENTRY), new)
-    return relax.transform.DeadCodeElimination()(relax.transform.Normalize()(result))
+    return with_bindings(module, bindings)
 
 
 def _pattern(function: Any) -> int:

@@ -10,6 +10,7 @@ from tvm import relax
 from gensyn_tvm.canonical.from_relax import variables_of
 from gensyn_tvm.passes.calls import pays
 from gensyn_tvm.passes.memory import array_bytes
+from gensyn_tvm.passes.rebuild import with_bindings
 
 _ENTRY = "main"
 _CALL_TIR = "relax.call_tir"
@@ -40,11 +41,7 @@ def keep_prepared(module: Any, fixed: Collection[int]) -> Any:
             call = relax.Call(b.value.op, [copies[kernel], *b.value.args[1:]], b.value.attrs, b.value.ty_args)
             b = relax.VarBinding(b.var, call)
         bindings.append(b)
-    body = relax.SeqExpr([relax.DataflowBlock(bindings)], function.body.body)
-    new = relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
-    result = builder.get()
-    result.update_func(result.get_global_var(_ENTRY), new)
-    return relax.transform.Normalize()(result)
+    return with_bindings(builder.get(), bindings)
 
 
 def _last_prepared(function: Any, bindings: Any, fixed: Collection[int]) -> set[Any]:

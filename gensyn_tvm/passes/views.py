@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import tvm
 from tvm import relax
+
+from gensyn_tvm.passes.rebuild import with_bindings
 
 #: Attribute of a kernel that is nothing but a reshape.
 VIEW = "gensyn.view"
@@ -19,8 +20,7 @@ def reshape_by_views(module: Any) -> Any:
     TVM's ``RewriteDataflowReshape`` looks for kernels whose indices it can prove to be those of a reshape, which it cannot for
     many extents that are no powers of two.
     """
-    function = module[_ENTRY]
-    (block,) = function.body.blocks
+    (block,) = module[_ENTRY].body.blocks
     bindings = []
     for b in block.bindings:
         value = b.value
@@ -28,8 +28,4 @@ def reshape_by_views(module: Any) -> Any:
             (argument,) = value.args[1].fields
             b = relax.VarBinding(b.var, relax.op.reshape(argument, [int(e) for e in b.var.ty.shape]))
         bindings.append(b)
-    body = relax.SeqExpr([relax.DataflowBlock(bindings)], function.body.body)
-    result = tvm.IRModule(module.functions, attrs=module.attrs)
-    new = relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
-    result.update_func(module.get_global_var(_ENTRY), new)
-    return relax.transform.DeadCodeElimination()(relax.transform.Normalize()(result))
+    return with_bindings(module, bindings)

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from gensyn_tvm import __version__
 from gensyn_tvm.canonical import rules, serialise
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.errors import InputError, InvalidFileError, InvalidProgramError, UnsupportedOperatorError, describe
+from gensyn_tvm.errors import ZIP_ERRORS, InputError, InvalidFileError, InvalidProgramError, UnsupportedOperatorError, describe
 from gensyn_tvm.runtime.arrays import StoredArraysError, pack_arrays, unpack_arrays
 
 FORMAT = "gensyn_tvm.gtvm"
@@ -40,8 +39,6 @@ _MAGIC = b"PK\x03\x04"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _HEX = re.compile(r"[0-9a-f]{64}")
-# What zipfile and its decompressors raise on damage, beside their own BadZipFile.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, OSError)
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def read_gtvm(path: str | os.PathLike[str]) -> Contents:
         _refuse(where, f"a program that is not valid: {error}", "a canonical graph that this version executes", cause=error)
     except RecursionError as error:
         _refuse(where, "JSON nested too deeply", "a manifest and a program as written by gensyn_tvm", cause=error)
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         _refuse(where, f"a damaged or truncated zip ({error})", "an intact .gtvm file", cause=error)
 
 

@@ -21,6 +21,8 @@ import gensyn_tvm
 from gensyn_tvm.cli import main
 from gensyn_tvm.conversion import importers
 from gensyn_tvm.conversion.verify import difference
+from gensyn_tvm.errors import ImportModelError
+from gensyn_tvm.frontends.torch_archive import load_archive
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -491,3 +493,15 @@ def test_archives_run_no_code(folder: Path, tmp_path: Path, capsys: pytest.Captu
     _changed(folder / "model.pt2", path, {"data/sample_inputs/model.pt": evil})
     convert(capsys, path, "-o", out, "--no-compile")
     assert not trap.exists() and out.exists()
+
+
+def test_a_pt2_file_with_damaged_compression_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/models/model.json", "{}" * 1000)
+    data = bytearray(path.read_bytes())
+    start = 30 + len("m/models/model.json")
+    data[start : start + 8] = b"\xff" * 8
+    path.write_bytes(bytes(data))
+    with pytest.raises(ImportModelError, match="cannot be read"):
+        load_archive(path)
