@@ -22,6 +22,6 @@ def packages() -> list[str]:
 setup(
     packages=packages(),
     package_dir={"gensyn_tvm": "gensyn_tvm", **{f"gensyn_tvm.{folder}": folder for folder in MAPPED}},
-    package_data={"": ["*.json", "*.onnx", "py.typed"]},
+    package_data={"": ["*.json", "*.onnx", "py.typed"], "gensyn_tvm.schedules": ["tuned/*.json"]},
     include_package_data=False,
 )

@@ -1,7 +1,7 @@
 """Libraries that were built before: the second build of a program reads a file.
 
-A key covers all that decides on the code: the canonical graph, target, style, recomputed nodes, the versions of TVM and of the
-numerics, and every source file of this package. ``GENSYN_TVM_CACHE`` names the folder, or ``off``;
+A key covers all that decides on the code: the canonical graph, target, style, recomputed nodes, tuned records, the versions of
+TVM and of the numerics, and every source file of this package. ``GENSYN_TVM_CACHE`` names the folder, or ``off``;
 ``GENSYN_TVM_CACHE_BYTES`` how large it may become.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from gensyn_tvm.canonical import rules, serialise
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import InputError, describe
+from gensyn_tvm.schedules import records
 from gensyn_tvm.targets.cpu import CpuTarget
 
 FOLDER, LIMIT = "GENSYN_TVM_CACHE", "GENSYN_TVM_CACHE_BYTES"
@@ -103,6 +104,7 @@ def key(graph: Graph, target: CpuTarget, style: str, recomputed: Collection[int]
         "numerics": rules.NUMERICS_VERSION,
         "versions": [version("apache-tvm"), version("apache-tvm-ffi")],
         "sources": _sources(),
+        "tuned": records.active(target.name).digest() if style == "fast" else "",
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 

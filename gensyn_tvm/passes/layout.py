@@ -11,13 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Node, Output, eliminate_dead_nodes
 from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.errors import InputError, ScheduleError, describe
 from gensyn_tvm.passes import layout_convolutions, layout_matmul
 from gensyn_tvm.passes.layout_matmul import Operand
+from gensyn_tvm.passes.layout_tasks import Read, Task
+from gensyn_tvm.passes.lift import HINTS
+from gensyn_tvm.schedules import records
+from gensyn_tvm.schedules.parameters import ProductParameters
 from gensyn_tvm.targets.cpu import CpuTarget
+
+P = TypeVar("P", bound=ProductParameters)
 
 
 @dataclass
@@ -30,6 +37,7 @@ class Layouts:
     producers: dict[int, Node] = field(default_factory=dict)
     fixed: set[int] = field(default_factory=set)  # values that depend on parameters and constants only
     packed: dict[Any, int] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)  # what records were asked for, by key
 
     def run(self) -> Graph:
         updated = {o.name for o in self.graph.outputs if o.updates}
@@ -42,7 +50,7 @@ class Layouts:
         for node in self.graph.nodes:
             inputs = tuple(self.renumber[i] for i in node.inputs)
             mapped = Node(node.op, inputs, node.attrs, node.types, node.source)
-            result = RULES[node.op](self, mapped) if self._applies(mapped) else self.emit(mapped)
+            result = self._laid_out(mapped) if self._applies(mapped) else self.emit(mapped)
             for k in range(len(node.types)):
                 self.renumber[number + k] = result + k
             number += len(node.types)
@@ -51,6 +59,35 @@ class Layouts:
             for o in self.graph.outputs
         )
         return eliminate_dead_nodes(Graph(self.graph.name, self.graph.inputs, tuple(self.nodes), outputs))
+
+    def _laid_out(self, node: Node) -> int:
+        """The value of a product by its rule, which may add attributes of the layout and change none of the operator's own."""
+        first = len(self.nodes)
+        result = RULES[node.op](self, node)
+        for new in self.nodes[first:]:
+            if new.op in RULES and any(new.attrs.get(name) != value for name, value in node.attrs.items()):
+                raise ScheduleError(f"the layout of {node.op} changes what it computes: {dict(node.attrs)}, {dict(new.attrs)}")
+        return result
+
+    def parameters(self, node: Node, operands: Sequence[Operand], kind: type[P]) -> P:
+        """The parameters of a product's layout and schedule: those of its record, all left to the rules without one."""
+        task = Task(node.op, node.attrs, tuple(Read(o.type, o.axes, o.value in self.fixed) for o in operands))
+        self.tasks[task.key()] = task
+        return records.active(self.target.name).find(task.key(), kind)
+
+    def refused(self, parameter: str, expected: str) -> InputError:
+        """The error of a record that does not fit the product that asked last."""
+        where = f"target {self.target.name}, record {list(self.tasks)[-1]!r}"
+        remedy = "correct or remove the record, or tune again"
+        return InputError(
+            describe("a tuned record does not fit", where=where, found=parameter, expected=expected, remedy=remedy)
+        )
+
+    @staticmethod
+    def hints(parameters: ProductParameters) -> dict[str, Any]:
+        """The attribute by which ``legalise`` tells the schedule what is not part of the layout."""
+        hints = parameters.hints()
+        return {HINTS: tuple(hints.items())} if hints else {}
 
     def _applies(self, node: Node) -> bool:
         types = (*(self.types[i] for i in node.inputs), *node.types)
@@ -121,6 +158,13 @@ RULES: dict[str, Callable[[Layouts, Node], int]] = {
     "conv_backward_data": layout_convolutions.conv_backward_data,
     "conv_backward_weight": layout_convolutions.conv_backward_weight,
 }
+
+
+def product_tasks(graph: Graph, target: CpuTarget) -> dict[str, Task]:
+    """Every different product of a graph by the key of its record."""
+    layouts = Layouts(graph, target)
+    layouts.run()
+    return layouts.tasks
 
 
 def choose_layouts(graph: Graph, target: CpuTarget) -> Graph:

@@ -6,17 +6,20 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.products.image import Grid, flat, padded_grid, positions, wide_grid
 from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, SCATTERED_COPY, TRANSPOSE
-from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile
+from gensyn_tvm.passes.layout_matmul import Operand
+from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, given_tile
+from gensyn_tvm.schedules.parameters import ConvolutionParameters, ProductParameters, WeightGradientParameters
 
 if TYPE_CHECKING:
     from gensyn_tvm.passes.layout import Layouts
 
+P = TypeVar("P", bound=ProductParameters)
 
 #: Fewer channels than this fill no vector.
 _FEW_CHANNELS = 8
@@ -44,9 +47,17 @@ class _Shape:
         return self.number * self.groups * self.outputs * math.prod(self.spatial)
 
 
-def _channels_cost(shape: _Shape, lanes: int, layouts: Layouts, weight: int) -> tuple[float, Tile]:
+def _tile(layouts: Layouts, rows: int, columns: int, lanes: int, given: ProductParameters, window: int = 1) -> Tile:
+    if given.rows is None or given.vectors is None:
+        return best_tile(rows, columns, lanes, layouts.target, window)
+    return given_tile(given.rows, given.vectors, columns, lanes)
+
+
+def _channels_cost(
+    shape: _Shape, lanes: int, layouts: Layouts, weight: int, given: ConvolutionParameters
+) -> tuple[float, Tile]:
     """Channels in vectors, the positions of a line as rows."""
-    tile = best_tile(shape.spatial[-1], shape.outputs, lanes, layouts.target, shape.window[-1])
+    tile = _tile(layouts, shape.spatial[-1], shape.outputs, lanes, given, shape.window[-1])
     lines = shape.number * shape.groups * math.prod(shape.spatial[:-1])
     total = lines * shape.terms * tile.padded(shape.spatial[-1], shape.outputs) * FMA * tile.slowness
     if weight not in layouts.fixed:
@@ -54,10 +65,12 @@ def _channels_cost(shape: _Shape, lanes: int, layouts: Layouts, weight: int) -> 
     return total + shape.results * SCATTER, tile
 
 
-def _positions_cost(shape: _Shape, grid: Grid, lanes: int, layouts: Layouts, strides: Sequence[int]) -> tuple[float, Tile]:
+def _positions_cost(
+    shape: _Shape, grid: Grid, lanes: int, layouts: Layouts, strides: Sequence[int], given: ConvolutionParameters
+) -> tuple[float, Tile]:
     """Positions in vectors, channels as rows."""
     columns = positions(shape.spatial, grid.extents)
-    tile = best_tile(shape.outputs, columns, lanes, layouts.target)
+    tile = _tile(layouts, shape.outputs, columns, lanes, given)
     total = shape.number * shape.groups * shape.terms * tile.padded(shape.outputs, columns) * FMA * tile.slowness
     copied = shape.number * shape.groups * shape.channels * grid.length
     copy = COPY if all(s == 1 for s in strides) else TRANSPOSE
@@ -102,6 +115,10 @@ def _pack_weight(layouts: Layouts, value: int, groups: int, outputs: bool, width
     return layouts.pack(value, ((groups, o[0] * o[1]),), (units, (window, 1)), columns, width, source)
 
 
+def _parameters(layouts: Layouts, node: Node, kind: type[P]) -> P:
+    return layouts.parameters(node, [Operand(v, layouts.types[v], ()) for v in node.inputs], kind)
+
+
 def conv(layouts: Layouts, node: Node) -> int:
     """x (N, C, spatial…), w (O, C / groups, kernel…): the cheaper of both layouts."""
     (image, weight), (output,) = node.inputs, node.types
@@ -110,10 +127,14 @@ def conv(layouts: Layouts, node: Node) -> int:
     groups, lanes = attrs["groups"], layouts.target.lanes(8 * x.itemsize)
     shape = _Shape(x.shape[0], groups, w.shape[1], w.shape[0] // groups, w.shape[2:], output.shape[2:])
     geometry = (x.shape[2:], shape.window, attrs["strides"], attrs["dilations"], attrs["padding"], shape.spatial)
-    channels, tile = _channels_cost(shape, lanes, layouts, weight)
+    given = _parameters(layouts, node, ConvolutionParameters)
+    attrs |= layouts.hints(given)
+    channels, tile = _channels_cost(shape, lanes, layouts, weight, given)
     wide = wide_grid(*geometry, 1)
-    over_positions, other = _positions_cost(shape, wide, lanes, layouts, attrs["strides"])
-    if over_positions < channels and _even(wide):
+    over_positions, other = _positions_cost(shape, wide, lanes, layouts, attrs["strides"], given)
+    if given.layout == "positions" and not _even(wide):
+        raise layouts.refused("layout positions", "channels: the phases of this image are not evenly spaced")
+    if _even(wide) and (over_positions < channels if given.layout is None else given.layout == "positions"):
         grid = wide_grid(*geometry, other.columns)
         attrs |= {"layout": "positions", "grid": as_attribute(grid), "panel": other.columns, "tile": other.rows}
         inputs = (spread(layouts, image, grid, node.source), weight)
@@ -152,12 +173,13 @@ def conv_backward_data(layouts: Layouts, node: Node) -> int:
     attrs, spatial = node.attrs, output.shape[2:]
     window = layouts.types[node.inputs[1]].shape[2:]
     strides = attrs["strides"]
+    given = _parameters(layouts, node, ConvolutionParameters)
     values, phases = [], []
     for phase in itertools.product(*(range(s) for s in strides)):
         parts = zip(phase, spatial, window, strides, attrs["dilations"], (lo for lo, _ in attrs["padding"]), strict=True)
         axes = [_phase_axis(*part) for part in parts]
         if all(a is not None and a.extent for a in axes):
-            values.append(_phase(layouts, node, [a for a in axes if a is not None]))
+            values.append(_phase(layouts, node, [a for a in axes if a is not None], given))
             phases.append(phase)
     if all(s == 1 for s in strides):
         return values[0]
@@ -165,7 +187,7 @@ def conv_backward_data(layouts: Layouts, node: Node) -> int:
     return layouts.emit(Node("weave", tuple(values), t, node.types, node.source))
 
 
-def _phase(layouts: Layouts, node: Node, axes: Sequence[_Axis]) -> int:
+def _phase(layouts: Layouts, node: Node, axes: Sequence[_Axis], given: ConvolutionParameters) -> int:
     """One phase of an input gradient in the cheaper layout."""
     (image, weight), (output,) = node.inputs, node.types
     dy, w = layouts.types[image], layouts.types[weight]
@@ -176,12 +198,13 @@ def _phase(layouts: Layouts, node: Node, axes: Sequence[_Axis]) -> int:
     padding = tuple((-low, a.extent - 1 + a.start - (e - 1)) for low, a, e in zip(lowest, axes, dy.shape[2:], strict=True))
     taps = tuple((a.start - low, a.step, a.first, a.weight_step) for a, low in zip(axes, lowest, strict=True))
     attrs: dict[str, Any] = {**node.attrs, "taps": taps, "window": window, "unit": math.prod(w.shape[2:])}
+    attrs |= layouts.hints(given)
     types = (TensorType((*output.shape[:2], *spatial), output.dtype),)
     grid = padded_grid(dy.shape[2:], padding)
     ones = (1,) * len(axes)
-    channels, tile = _channels_cost(shape, lanes, layouts, weight)
-    over_positions, other = _positions_cost(shape, grid, lanes, layouts, ones)
-    if over_positions < channels:
+    channels, tile = _channels_cost(shape, lanes, layouts, weight, given)
+    over_positions, other = _positions_cost(shape, grid, lanes, layouts, ones, given)
+    if over_positions < channels if given.layout is None else given.layout == "positions":
         computed = math.ceil(positions(spatial, grid.extents) / other.columns) * other.columns
         reach = flat([a.start - low for a, low in zip(axes, lowest, strict=True)], grid.extents)
         grid = replace(grid, length=max(grid.length, reach + computed))
@@ -216,8 +239,9 @@ def conv_backward_weight(layouts: Layouts, node: Node) -> int:
     attrs: dict[str, Any] = dict(node.attrs)
     groups, lanes = attrs["groups"], layouts.target.lanes(8 * dy.itemsize)
     columns, plane = output.shape[0] // groups, math.prod(dy.shape[2:])
-    tile = best_tile(math.prod(output.shape[1:]), columns, lanes, layouts.target)
-    attrs |= {"panel": tile.columns, "tile": tile.rows, "spatial": dy.shape[2:]}
+    given = _parameters(layouts, node, WeightGradientParameters)
+    tile = _tile(layouts, math.prod(output.shape[1:]), columns, lanes, given)
+    attrs |= layouts.hints(given) | {"panel": tile.columns, "tile": tile.rows, "spatial": dy.shape[2:]}
     batch, terms = ((groups, columns * plane),), ((dy.shape[0], dy.shape[1] * plane), (plane, 1))
     packed = layouts.pack(gradient, batch, terms, (columns, plane), tile.columns, node.source)
     source = _padded(layouts, image, attrs["padding"], attrs, node.source)
@@ -229,14 +253,15 @@ def _depthwise_weight(layouts: Layouts, node: Node) -> int:
     (image, gradient), (output,) = node.inputs, node.types
     x, dy = layouts.types[image], layouts.types[gradient]
     lanes = layouts.target.lanes(8 * dy.itemsize)
-    width = 2 * lanes if output.shape[0] > lanes else lanes
-    tile = best_tile(math.prod(output.shape[2:]), width, lanes, layouts.target)
+    given = _parameters(layouts, node, WeightGradientParameters)
+    width = lanes * (given.vectors or (2 if output.shape[0] > lanes else 1))
+    tile = _tile(layouts, math.prod(output.shape[2:]), width, lanes, given)
     grid = padded_grid(x.shape[2:], node.attrs["padding"])
     panels = []
     for value, plane in ((spread(layouts, image, grid, node.source), grid.length), (gradient, math.prod(dy.shape[2:]))):
         channels = layouts.types[value].shape[1]
         terms = ((x.shape[0], channels * plane), (plane, 1))
         panels.append(layouts.pack(value, ((1, 0),), terms, (channels, plane), width, node.source))
-    attrs = {**node.attrs, "depthwise": True, "panel": width, "tile": tile.rows, "number": x.shape[0]}
+    attrs = {**node.attrs, **layouts.hints(given), "depthwise": True, "panel": width, "tile": tile.rows, "number": x.shape[0]}
     attrs |= {"spatial": dy.shape[2:], "extents": grid.extents}
     return layouts.emit(Node("conv_backward_weight", tuple(panels), attrs, node.types, node.source))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.products.matmul import CHUNK, logical_shape
 from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE
-from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, row_block
+from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, given_tile, row_block
+from gensyn_tvm.schedules.parameters import LEFT_PANELS, MatmulParameters
 
 if TYPE_CHECKING:
     from gensyn_tvm.passes.layout import Layouts
@@ -46,8 +47,12 @@ class Plan:
     left_panel: bool
 
 
-def _plans(scalar: Operand, vector: Operand, transposed: bool, output: TensorType, layouts: Layouts) -> list[Plan]:
+def _plans(
+    scalar: Operand, vector: Operand, transposed: bool, output: TensorType, layouts: Layouts, given: MatmulParameters
+) -> list[Plan]:
     """Both ways to read the operand in scalars, for one orientation; operands are (rows, terms) and (terms, columns)."""
+    if given.transposed not in (None, transposed):
+        return []
     lanes = layouts.target.lanes(8 * output.itemsize)
     (rows, row_stride), (terms, term_stride) = scalar.matrix(transposed)
     _, (columns, column_stride) = vector.matrix(transposed)
@@ -61,12 +66,19 @@ def _plans(scalar: Operand, vector: Operand, transposed: bool, output: TensorTyp
     crowded = row_stride * output.itemsize % _CACHE_PERIOD == 0
     far = term_stride * output.itemsize >= _CACHE_PERIOD
     large = rows * terms * output.itemsize > _SECOND_LEVEL
-    tile = best_tile(rows, columns, lanes, layouts.target, most_rows=_CACHE_WAYS if crowded else 14, streamed=large)
+
+    def tile_of(**limits: int) -> Tile:
+        if given.rows is None or given.vectors is None:
+            return best_tile(rows, columns, lanes, layouts.target, streamed=large, **limits)
+        return given_tile(given.rows, given.vectors, columns, lanes)
+
+    tile = tile_of(most_rows=_CACHE_WAYS if crowded else 14)
     ragged = bool(rows % tile.rows or row_block(rows, tile.rows, terms, CHUNK, output.itemsize))
     slower = (_CROWDED if crowded or ragged else 1.0) * (_FAR if far else 1.0)
-    plans = [Plan(time(tile) * slower + fixed, transposed, tile, False)]
-    if rows >= _MANY_ROWS and lanes >= _LEFT_PANEL and (crowded or far or ragged):
-        tile = best_tile(rows, columns, lanes, layouts.target, exactly=_LEFT_PANEL, streamed=large)
+    plans = [] if given.left_panel else [Plan(time(tile) * slower + fixed, transposed, tile, False)]
+    worthwhile = rows >= _MANY_ROWS and lanes >= _LEFT_PANEL and (crowded or far or ragged)
+    if given.left_panel or (given.left_panel is None and worthwhile and given.rows in (None, *LEFT_PANELS)):
+        tile = tile_of(exactly=_LEFT_PANEL)
         packing = 0.0 if scalar.value in layouts.fixed else scalar.type.size * (COPY if row_stride == 1 else TRANSPOSE)
         plans.append(Plan(time(tile) + packing + fixed, transposed, tile, True))
     return plans
@@ -101,15 +113,22 @@ def matmul(layouts: Layouts, node: Node) -> int:
     """(…, M, K) x (…, K, N) in the cheapest way, its operands read through their transpositions."""
     (output,) = node.types
     a, b = (layouts.operand(v) for v in node.inputs)
-    plan = min([*_plans(a, b, False, output, layouts), *_plans(b, a, True, output, layouts)], key=lambda p: p.cost)
+    given = layouts.parameters(node, (a, b), MatmulParameters)
+    if given.in_place:
+        given = replace(given, transposed=False)
+    plans = [*_plans(a, b, False, output, layouts, given), *_plans(b, a, True, output, layouts, given)]
+    plan = min(plans, key=lambda p: p.cost)
     scalar, vector = (b, a) if plan.transposed else (a, b)
     (rows, _), terms = scalar.matrix(plan.transposed)
     attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes, "transposed": plan.transposed}
     few = rows <= _FEW_ROWS or vector.type.size * vector.type.itemsize <= _IN_PLACE_BYTES
     columns = vector.matrix(plan.transposed)[1]
     lanes = layouts.target.lanes(8 * output.itemsize)
-    in_place = few and not plan.transposed and columns[1] == 1 and columns[0] % lanes == 0 and b.value not in layouts.fixed
-    attrs["in_place"] = in_place
+    possible = not plan.transposed and columns[1] == 1 and columns[0] % lanes == 0
+    if given.in_place and not possible:
+        raise layouts.refused("in_place", "columns of the right operand side by side, whole vectors of them")
+    in_place = few and possible and b.value not in layouts.fixed if given.in_place is None else given.in_place
+    attrs |= {"in_place": in_place, **layouts.hints(given)}
     if in_place:
         return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
     batch = vector.views()[:-2]
@@ -119,13 +138,16 @@ def matmul(layouts: Layouts, node: Node) -> int:
     )
     if plan.left_panel:
         left = layouts.pack(
-            scalar.value, scalar.views()[:-2], (terms,), scalar.matrix(plan.transposed)[0], _LEFT_PANEL, node.source
+            scalar.value, scalar.views()[:-2], (terms,), scalar.matrix(plan.transposed)[0], plan.tile.rows, node.source
         )
         inputs[1 if plan.transposed else 0] = left
-        attrs |= {"left_panel": _LEFT_PANEL, "terms": terms[0]}
+        attrs |= {"left_panel": plan.tile.rows, "terms": terms[0]}
     # Panels without leading axes serve them all, and stay near while the loops over those run if there are few rows.
-    shared = all(e == 1 for e, _ in batch) and plan.tile.padded(rows, 1) * terms[0] * output.itemsize < _FEW_BYTES
+    serves_all = all(e == 1 for e, _ in batch)
+    few_bytes = plan.tile.padded(rows, 1) * terms[0] * output.itemsize < _FEW_BYTES and not given.block
+    shared = serves_all and (few_bytes if given.batch_inside is None else given.batch_inside)
     block = 0 if shared else row_block(rows, plan.tile.rows, terms[0], CHUNK, output.itemsize)
+    block = block if given.block is None or shared else given.block
     around = 0 if shared else output.rank - 2
     attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows, "block": block, "around": around}
     return layouts.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from tvm import relax
+import tvm_ffi
+from tvm import relax, s_tir
 
 from gensyn_tvm.errors import UnsupportedOperatorError
+from gensyn_tvm.operators.nest import ROLE
 from gensyn_tvm.operators.registry import MOVES, VARIANTS
-from gensyn_tvm.passes.lift import PREFIX, Signature, call_attrs, call_signature, call_source
+from gensyn_tvm.passes.lift import HINTS, PREFIX, Signature, call_attrs, call_signature, call_source
 from gensyn_tvm.passes.views import VIEW
 
 # TVM's pattern kinds (relax/op_pattern.h), which decide what FuseOps may fuse.
@@ -40,13 +42,31 @@ def _pattern(op: str, signature: Signature) -> int:
 def _legalize(op: str) -> Callable[[Any, Any], Any]:
     def legalize(builder: Any, call: Any) -> Any:
         signature = call_signature(call)
-        function = _BUILDERS[op](op, signature.inputs, signature.output, call_attrs(call))
+        attrs = call_attrs(call)
+        hints = attrs.pop(HINTS, ())  # operators know nothing of tuned records
+        function = _hinted(_BUILDERS[op](op, signature.inputs, signature.output, attrs), dict(hints))
         function = function.with_attr(_PATTERN_ATTR, _pattern(op, signature))
         if op == "reshape":
             function = function.with_attr(VIEW, True)
         return relax.call_tir(builder.add_func(function, op), list(call.args), call.ty)
 
     return legalize
+
+
+def _hinted(function: Any, hints: Mapping[str, int]) -> Any:
+    """The variant with the hints as annotations of its ``chunk`` stages, where schedules look for them."""
+    if not hints:
+        return function
+    added = {f"gensyn.{name}": value for name, value in hints.items()}
+
+    def block(stmt: Any, mutator: Any) -> Any:
+        stmt = mutator.default_mutate(stmt)
+        if stmt.annotations.get(ROLE) != "chunk":
+            return stmt
+        parts = (stmt.iter_vars, stmt.reads, stmt.writes, stmt.name_hint, stmt.body, stmt.init)
+        return s_tir.SBlock(*parts, stmt.alloc_buffers, stmt.match_buffers, {**dict(stmt.annotations), **added})
+
+    return function.with_body(tvm_ffi.structural_mutate(function.body, [(s_tir.SBlock, block)]))
 
 
 _BUILDERS = ChainMap(VARIANTS, MOVES)

@@ -28,6 +28,9 @@ CANONICAL_NAN = "canonical_nan"
 #: Not operators of the graph either: what ``passes.layout`` puts before and after products.
 MOVES = ("pack", "image", "weave")
 
+#: Attribute of a product: (name, value) of what a tuned record tells its schedule; not the operator's.
+HINTS = "hints"
+
 _SOURCE, _SIGNATURE = "gensyn.source", "gensyn.signature"
 
 #: The single Relax function of a lifted program.

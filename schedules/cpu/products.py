@@ -85,8 +85,9 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     lanes, tile_rows, width = _tile(sch, block, target)
     last = _follower(sch, group.result, width)
     work = sum(math.prod(int(v.dom.extent) for v in sch.get(c).iter_vars) for c, _ in group.parts)
+    parallel = work >= _hint(sch, block, "threads_from", PARALLEL_WORK)
     if _by_chunks(sch, group, tile_rows, width):
-        return _chunks_outermost(sch, group, lanes, tile_rows, width, last, work >= PARALLEL_WORK)
+        return _chunks_outermost(sch, group, lanes, tile_rows, width, last, parallel)
     stages = [s for part in group.parts for s in part if s is not None]
     driver = group.result
     if last is None and len(stages) == 1:
@@ -107,12 +108,17 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
             sch.vectorize(inner[-1])
         else:
             _static(sch, inner)
-    if work >= PARALLEL_WORK:
+    if parallel:
         sch.parallel(tasks)
     # Last: once the initial value is a block of its own, TVM no longer sees that the rest is a reduction.
     for stage, loop in (pair for pairs in chains for pair in pairs):
         sch.decompose_reduction(stage, loop)
     return block
+
+
+def _hint(sch: Any, block: Any, name: str, default: int) -> int:
+    """What a tuned record says (``parameters.HINTED``)."""
+    return int(dict(sch.get(block).annotations).get(f"gensyn.{name}", default))
 
 
 def _by_chunks(sch: Any, group: _Group, rows: int, width: int) -> bool:
@@ -125,11 +131,12 @@ def _by_chunks(sch: Any, group: _Group, rows: int, width: int) -> bool:
     if PANEL not in dict(sch.get(block).annotations):
         return False
     if total is None:
-        return group.join is not None and len(group.parts) > 1
+        return group.join is not None and len(group.parts) > 1 and bool(_hint(sch, block, "by_chunks", 1))
     spatial = [int(v.dom.extent) for v in sch.get(block).iter_vars if int(v.iter_type) != _REDUCTION]
     matrix = sum(int(v.iter_type) == _REDUCTION for v in sch.get(block).iter_vars) == 1
-    many = math.prod(spatial[:-3]) == 1 and _chunk_count(sch, block) >= MANY_CHUNKS  # batch…, chunk, row, column
-    return many and (matrix or _few_tiles(sch, block, rows, width))
+    many = int(_chunk_count(sch, block) >= MANY_CHUNKS)
+    possible = math.prod(spatial[:-3]) == 1 and (matrix or _few_tiles(sch, block, rows, width))  # batch…, chunk, row, column
+    return possible and bool(_hint(sch, block, "by_chunks", many))
 
 
 def _chunks_outermost(sch: Any, group: _Group, lanes: int, rows: int, width: int, last: Any, parallel: bool) -> Any:
@@ -209,7 +216,9 @@ def _tiles(
         tasks = sch.fuse(*batch, row_outer)
         return column_outer, tasks, inner
     block = int(annotations.get(BLOCK, 0))
-    if not block:
+    if not block and annotations.get("gensyn.rows_outside"):
+        order = [*batch, row_outer, column_outer]
+    elif not block:
         order = [*batch[:around], column_outer, *batch[around:], row_outer]
     else:
         row_block, row_outer = sch.split(row_outer, [None, block])

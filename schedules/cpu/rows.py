@@ -21,9 +21,11 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from gensyn_tvm.operators.nest import i64, unravel
+from gensyn_tvm.schedules import records
 from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
 from gensyn_tvm.schedules.cpu.nests import Span, Statement, loop, nest, sequence, side_by_side, steps_through
 from gensyn_tvm.schedules.cpu.stages import Access, Axis, Stage, common_axes, is_flat, stages_of, uses
+from gensyn_tvm.schedules.parameters import RowParameters
 from gensyn_tvm.targets.cpu import CpuTarget
 
 Expr = Any
@@ -41,6 +43,9 @@ _REDUCING_TILE_VECTORS = 4
 _TILE = 1024
 
 
+_UNTUNED = RowParameters()
+
+
 @dataclass(frozen=True)
 class Group:
     """Stages that run together.
@@ -49,11 +54,13 @@ class Group:
         stages: in program order.
         axes: the axes that they have in common.
         buffers: the kernel's buffers between stages.
+        given: parameters of the loops.
     """
 
     stages: list[Stage]
     axes: list[Axis]
     buffers: Sequence[Any]
+    given: RowParameters = _UNTUNED
 
     @property
     def scratch(self) -> bool:
@@ -65,6 +72,17 @@ class Group:
         """Rough cost in additions."""
         return sum(stage.elements * cost_of_calls(stage.calls) for stage in self.stages)
 
+    @property
+    def parallel(self) -> bool:
+        """Whether threads share the rows."""
+        return self.work >= (PARALLEL_WORK if self.given.threads_from is None else self.given.threads_from)
+
+    def key(self) -> str:
+        """Under which a record is found: dtype, common axes, and of each stage its role and extents."""
+        axes = "x".join(str(a.extent) for a in self.axes)
+        stages = [f"{s.role}:{'x'.join(map(str, s.extents))}" for s in self.stages]
+        return " ".join(["rows", str(self.stages[-1].write.buffer.dtype), axes or "1", *stages])
+
 
 def row_stages(function: Any) -> list[Stage] | None:
     """The stages of a kernel if all are of a kind that is scheduled here."""
@@ -75,7 +93,8 @@ def row_stages(function: Any) -> list[Stage] | None:
 def schedule_rows(function: Any, stages: Sequence[Stage], target: CpuTarget) -> Any:
     """The kernel with threads and vectors."""
     root = function.body.block
-    groups = _groups(stages, list(root.alloc_buffers))
+    tuned = records.active(target.name)
+    groups = [replace(g, given=tuned.find(g.key(), RowParameters)) for g in _groups(stages, list(root.alloc_buffers))]
     copies = _Copies(list(root.alloc_buffers), groups)
     body = sequence([s for group in groups for s in _loops(group, target, copies)])
     block = s_tir.SBlock(list(root.iter_vars), list(root.reads), list(root.writes), root.name_hint, body, root.init, copies.all)
@@ -201,7 +220,7 @@ def _rows(group: Group, target: CpuTarget) -> Statement:
         inner = [nest(stage, _bindings(group, n, group.axes, values), None, target) for n, stage in enumerate(group.stages)]
         return sequence([s for statements in inner for s in statements])
 
-    return _over(group.axes, parallel=group.work >= PARALLEL_WORK, body=row)
+    return _over(group.axes, parallel=group.parallel, body=row)
 
 
 def _side_by_side(group: Group, target: CpuTarget) -> list[Axis]:
@@ -248,7 +267,7 @@ def _tiles(group: Group, suffix: Sequence[Axis], target: CpuTarget, copies: _Cop
     """Tiles of results that lie side by side, vectors along them."""
     outer = group.axes[: len(group.axes) - len(suffix)]
     rows, length = (math.prod(a.extent for a in axes) for axes in (outer, suffix))
-    parallel = group.work >= PARALLEL_WORK
+    parallel = group.parallel
     tile = _tile(group, length, rows, target, parallel=parallel)
     tiles, rest = divmod(length, tile)
 
@@ -316,7 +335,7 @@ def _squares(group: Group, read: Axis, target: CpuTarget) -> list[Statement]:
     (stage,) = group.stages
     written = group.axes[-1]
     others = [a for a in group.axes[:-1] if a is not read]
-    parallel = group.work >= PARALLEL_WORK
+    parallel = group.parallel
 
     def strip(values: Sequence[Expr], start: Expr, height: int) -> Statement:
         squares, rest = divmod(written.extent, _SQUARE)
@@ -341,9 +360,15 @@ def _squares(group: Group, read: Axis, target: CpuTarget) -> list[Statement]:
 
 def _tile(group: Group, length: int, rows: int, target: CpuTarget, *, parallel: bool) -> int:
     reduces = any(map(_is_reduction, group.stages))
+    lanes = max(target.lanes(), 4)
+    given = group.given
+    if reduces and given.tile_vectors is not None:
+        return min(given.tile_vectors * lanes, length)
+    if not reduces and given.tile is not None:
+        return min(given.tile, length)
     if rows >= _MANY and len(group.stages) == 1 and not reduces:
         return length
-    tile = _REDUCING_TILE_VECTORS * max(target.lanes(), 4) if reduces else _TILE
-    while parallel and rows * (length // tile) < _MANY and tile > 2 * max(target.lanes(), 4):
+    tile = _REDUCING_TILE_VECTORS * lanes if reduces else _TILE
+    while parallel and rows * (length // tile) < _MANY and tile > 2 * lanes:
         tile //= 2
     return min(tile, length)

@@ -61,9 +61,7 @@ def best_tile(
     which lie in panels; ``streamed``: the rows' operand is too large for the second-level cache, and each panel of columns
     reads it again.
     """
-    width = lanes
-    while width > 1 and width // 2 >= columns:
-        width //= 2
+    width = _vector(columns, lanes)
     best: Tile | None = None
     for vectors in range(1, 9 if rows == 1 else 5):
         if vectors > 1 and (vectors - 1) * width >= columns:
@@ -81,6 +79,18 @@ def best_tile(
                 best = tile
     assert best is not None
     return best
+
+
+def given_tile(rows: int, vectors: int, columns: int, lanes: int) -> Tile:
+    """The tile that a record asks for; narrow matrices get a narrow vector here too."""
+    return Tile(rows, vectors * _vector(columns, lanes), _slowness(rows, vectors))
+
+
+def _vector(columns: int, lanes: int) -> int:
+    width = lanes
+    while width > 1 and width // 2 >= columns:
+        width //= 2
+    return width
 
 
 def _cost(tile: Tile, rows: int, columns: int) -> float:
