@@ -18,11 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gensyn_tvm.errors import ImportModelError, describe
-from gensyn_tvm.frontends.assemble import identifier
-from gensyn_tvm.frontends.tensorflow import Shapes, import_concrete, spec_of, static_specs, trace, write_arrays
+from gensyn_tvm.frontends.tensorflow import Shapes, import_concrete, spec_of, static_specs, trace
 from gensyn_tvm.frontends.tensorflow_graph import COMPOSITE, tf
 from gensyn_tvm.program import Program
 
@@ -212,16 +209,3 @@ def _replaced_layers(model: Any) -> Iterator[None]:
     finally:
         for layer in changed:
             object.__delattr__(layer, "call")
-
-
-# ---- weights back ---------------------------------------------------------------------------------------------------
-
-
-def assign_weights(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write trained arrays into a Keras model, by ``variable.path``.
-
-    Raises:
-        ImportModelError: an array without a variable, with several of that path, or of another shape or dtype; nothing has
-            been written then.
-    """
-    write_arrays([(identifier(v.path), v.value) for v in model.variables], arrays)

@@ -105,7 +105,7 @@ def import_model(
         proto.graph.input.extend(others)
         tensor_shapes = fix_shapes(proto, {n: s for n, s in (shapes or {}).items() if n not in structures}, origin)
         given = {n: structures[n] if n in structures else tensor_shapes[n] for n in types if n not in bound}
-        _separate_statistics(proto.graph, arrays)
+        separate_statistics(proto.graph, arrays)
         constants: set[str] = set()
         while True:
             roles = _roles(proto.graph, arrays, trainable, origin, constants)
@@ -256,7 +256,7 @@ def _sources(graph: onnx.GraphProto) -> dict[str, str]:
     return sources
 
 
-def _separate_statistics(graph: onnx.GraphProto, arrays: dict[str, np.ndarray]) -> None:
+def separate_statistics(graph: onnx.GraphProto, arrays: dict[str, np.ndarray]) -> None:
     """Give every BatchNormalization node running statistics of its own."""
     sources, owned = _sources(graph), set()
     for node in graph.node:

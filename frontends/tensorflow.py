@@ -62,6 +62,23 @@ def from_tensorflow(
     return import_concrete(concrete, origin)
 
 
+def named_variables(
+    source: Any,
+    example_inputs: Sequence[Any] | None = None,
+    *,
+    signature: str | None = None,
+    input_shapes: Shapes | None = None,
+) -> tuple[list[tuple[str, Any]], Any]:
+    """The variables of a model under the names that ``from_tensorflow`` gives them, and what keeps them alive.
+
+    Arguments and errors as ``from_tensorflow``; of a SavedModel open shapes may stay open.
+    """
+    origin, function, owner = _callable(source, signature)
+    if isinstance(source, str | Path):
+        return _names(function, ()), owner
+    return _names(_concrete(function, origin, example_inputs, input_shapes, None), ()), owner
+
+
 # ---- sources --------------------------------------------------------------------------------------------------------
 
 
@@ -373,38 +390,3 @@ def _paths(structure: Any) -> list[list[str]]:
     if isinstance(structure, list | tuple):
         return [[str(k), *path] for k, value in enumerate(structure) for path in _paths(value)]
     return [[]]
-
-
-# ---- weights back ---------------------------------------------------------------------------------------------------
-
-
-def assign_variables(variables: Iterable[Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write trained arrays into TensorFlow variables, by ``variable.name`` as ``from_tensorflow`` names them.
-
-    Raises:
-        ImportModelError: an array without a variable, with several of that name, or of another shape or dtype; nothing has
-            been written then.
-    """
-    write_arrays([(identifier(v.name.removesuffix(":0")), v) for v in variables], arrays)
-
-
-def write_arrays(named: Sequence[tuple[str, Any]], arrays: Mapping[str, np.ndarray]) -> None:
-    """Assign arrays to variables by name; all are checked before the first is written."""
-    by_name = dict(named)
-    for name, array in arrays.items():
-        if sum(n == name for n, _ in named) > 1:
-            raise ImportModelError(
-                f"several variables are called {name!r}; expected one\n  what to do: give them names of their own"
-            )
-        variable = by_name.get(name)
-        wanted = None if variable is None else (tuple(variable.shape), dtype_name(variable.dtype))
-        if wanted != (tuple(array.shape), array.dtype.name):
-            raise ImportModelError(
-                describe(
-                    f"no variable takes the array {name!r}",
-                    found=f"{array.dtype.name}{array.shape}",
-                    expected="a variable of that name" if wanted is None else f"{wanted[1]}{wanted[0]}",
-                )
-            )
-    for name, array in arrays.items():
-        by_name[name].assign(array)

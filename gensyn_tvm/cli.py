@@ -9,17 +9,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from gensyn_tvm import __version__
+from gensyn_tvm import __version__, cli_examine, cli_weights
+from gensyn_tvm.cli_output import Result, busy, print_error, progress, quiet, show
 from gensyn_tvm.conversion.options import add_options as add_convert_options
-from gensyn_tvm.errors import GensynError, InputError, UnsupportedOperatorError
-
-Result = dict[str, Any]
+from gensyn_tvm.errors import GensynError, InputError
 
 #: Losses of one output and one target whose type they know.
 _LOSSES = (
@@ -41,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        _print_error(error, as_json=options.json)
+        print_error(error, as_json=options.json)
         return 1
     except KeyboardInterrupt as interrupt:
         if interrupt.args:
@@ -109,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int)
     _add_output(sub, "the .npz file to write", required=False)
 
-    sub = command("inspect", _inspect, "Show the canonical graph, any phase's IR, or the generated code.")
+    sub = command("inspect", cli_examine.inspect, "Show the canonical graph, any phase's IR, or the generated code.")
     sub.add_argument("model", help=f"a .gtvm file, {model}")
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--phase", help="IR after a phase of the compiler; an unknown name lists them")
@@ -119,12 +115,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--target", default="native")
     _add_shapes(sub)
 
-    sub = command("diff", _diff, "Say how two programs differ: inputs, operators, the first node without a counterpart.")
+    sub = command("diff", cli_examine.diff, "Say how two programs differ: inputs, operators, the first other node.")
     sub.add_argument("model", help=f"a .gtvm file, {model}")
     sub.add_argument("other", help="the same")
     _add_shapes(sub)
 
-    sub = command("trace", _trace, "Run a program in two ways and find the first operator whose results differ.")
+    sub = command("trace", cli_examine.trace, "Run a program in two ways and find the first operator whose results differ.")
     sub.add_argument("model", help=f"a .gtvm file, {model}")
     sub.add_argument("--inputs", metavar="NPZ", help="the batch by name; drawn from --seed if left out")
     sub.add_argument("--seed", type=int, default=0, help="of the drawn batch")
@@ -135,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--segment", type=int, default=64, metavar="N", help="operators compiled together")
     _add_shapes(sub)
 
-    sub = command("profile", _profile, "Say how long each kernel of a program takes on this machine.")
+    sub = command("profile", cli_examine.profile, "Say how long each kernel of a program takes on this machine.")
     sub.add_argument("model", help=f"a .gtvm file, {model}")
     sub.add_argument("--inputs", metavar="NPZ", help="the batch by name; drawn from --seed if left out")
     sub.add_argument("--seed", type=int, default=0, help="of the drawn batch")
@@ -143,6 +139,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int)
     sub.add_argument("--top", type=int, metavar="N", help="the slowest kernels only")
     _add_shapes(sub)
+
+    sub = commands.add_parser("weights", help="Weights to and from files of the frameworks (docs/weights.md).")
+    cli_weights.add_options(sub.add_subparsers(metavar="DIRECTION", required=True))
 
     command("doctor", _doctor, "Say what this machine can build and run, and whether its arithmetic is sound.")
     sub = command("cache", _cache, "Show the build cache: where it is and how large (docs/usage.md).")
@@ -191,17 +190,17 @@ def _import(options: argparse.Namespace) -> int:
     from gensyn_tvm.canonical import serialise
     from gensyn_tvm.runtime.packaging import save_source
 
-    with _busy("importing", options):
+    with busy("importing", options):
         source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
         save_source(Path(options.output), source)
-    return _show(options, {"output": options.output, "program": serialise.digest(source.graph)})
+    return show(options, {"output": options.output, "program": serialise.digest(source.graph)})
 
 
 def _convert(options: argparse.Namespace) -> int:
     options.json = options.json or options.report == "json"
     from gensyn_tvm.conversion.command import run
 
-    report = run(options, lambda stage: _busy(stage, options))
+    report = run(options, lambda stage: busy(stage, options))
     print(json.dumps(report.as_object()) if options.json else report.as_text())
     return 0
 
@@ -227,7 +226,7 @@ def _train_config(options: argparse.Namespace) -> int:
 
     overrides = options.set or ()
     trained = train_config(
-        options.model, resume=bool(options.resume), steps=options.steps, overrides=overrides, progress=not _quiet(options)
+        options.model, resume=bool(options.resume), steps=options.steps, overrides=overrides, progress=not quiet(options)
     )
     run = trained.training
     result: Result = {"training_program": trained.program, "steps": run.state.step}
@@ -237,7 +236,7 @@ def _train_config(options: argparse.Namespace) -> int:
         result["best"] = f"step {run.best['step']}, {run.best['name']} {float.fromhex(run.best['value'])}"
     if run.checkpoint:
         result["checkpoint"] = str(run.checkpoint)
-    return _show(options, {**result, "weights": run.state.digest()})
+    return show(options, {**result, "weights": run.state.digest()})
 
 
 def _train_arrays(options: argparse.Namespace) -> int:
@@ -245,14 +244,14 @@ def _train_arrays(options: argparse.Namespace) -> int:
     from gensyn_tvm.compiler import compile
     from gensyn_tvm.runtime.packaging import save_executables
 
-    with _busy("importing", options):
+    with busy("importing", options):
         program = commands.load_model(options.model, shapes=dict(options.shape or ()), batch=options.batch)
         data = commands.load_arrays(options.data)
     given = {name: getattr(options, name) for name in _ARRAYS_OPTIONS}
     settings = commands.TrainingOptions(**{name: value for name, value in given.items() if value is not None})
-    with _progress("training", options) as report:
+    with progress("training", options) as report:
         trained = commands.train_model(program, data, settings, report)
-    with _busy("saving", options):
+    with busy("saving", options):
         model = compile(trained.model, settings.target, threads=settings.threads)
         model.save(options.output)
         if options.checkpoint:
@@ -266,7 +265,7 @@ def _train_arrays(options: argparse.Namespace) -> int:
         "last_loss": trained.losses[-1],
         "weights": trained.state.digest(),
     }
-    return _show(options, {**result, "checkpoint": options.checkpoint} if options.checkpoint else result)
+    return show(options, {**result, "checkpoint": options.checkpoint} if options.checkpoint else result)
 
 
 def _compile(options: argparse.Namespace) -> int:
@@ -275,17 +274,17 @@ def _compile(options: argparse.Namespace) -> int:
     from gensyn_tvm.runtime.packaging import save_executables
     from gensyn_tvm.targets.cpu import resolve_target
 
-    with _busy("importing", options):
+    with busy("importing", options):
         source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
     targets = list({resolve_target(t).name: None for t in options.target or ["native"]})
     executables = []
-    with _progress("compiling", options) as report:
+    with progress("compiling", options) as report:
         report(0, len(targets), None)
         for done, target in enumerate(targets, 1):
             executables.append(compile(source, target))
             report(done, len(targets), None)
     save_executables(Path(options.output), executables)
-    return _show(options, {"output": options.output, "program": executables[0].digest, "targets": targets})
+    return show(options, {"output": options.output, "program": executables[0].digest, "targets": targets})
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -295,7 +294,7 @@ def _run(options: argparse.Namespace) -> int:
     from gensyn_tvm.evidence.digests import array_digest, state_digest
 
     exe = load(options.file, target=options.target, threads=options.threads)
-    with _busy("running", options):
+    with busy("running", options):
         outputs = commands.run_file(exe, options.inputs)
     if options.output:
         # A stream, because savez would append .npz to other names.
@@ -304,101 +303,13 @@ def _run(options: argparse.Namespace) -> int:
     result: Result = {"program": exe.digest, "target": exe.target, "threads": exe.threads, "outputs": state_digest(outputs)}
     for name, array in outputs.items():
         result[f"output {name}"] = f"{array.dtype}{list(array.shape)} {array_digest(array)}"
-    return _show(options, {**result, "output": options.output} if options.output else result)
-
-
-def _inspect(options: argparse.Namespace) -> int:
-    from gensyn_tvm import commands
-    from gensyn_tvm.canonical import serialise
-
-    with _busy("reading", options):
-        if options.diff:
-            return _inspect_diff(options)
-        if options.kernel:
-            raise InputError("--kernel needs --diff")
-        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
-        phase = "code" if options.code else options.phase
-        if phase:
-            from gensyn_tvm.compiler import phases
-
-            texts = phases(source.graph, options.target)
-            if phase not in texts:
-                raise InputError(f"unknown phase {phase!r}; expected one of {', '.join(texts)}")
-    if phase:
-        print(json.dumps({"phase": phase, "target": options.target, "text": texts[phase]}) if options.json else texts[phase])
-    elif options.json:
-        print(serialise.dumps(source.graph))
-    else:
-        print(f"digest {serialise.digest(source.graph)}")
-        print(commands.listing(source.graph))
-    return 0
-
-
-def _inspect_diff(options: argparse.Namespace) -> int:
-    from gensyn_tvm import commands, phase_diff
-
-    program = commands.load_any(options.model, shapes=dict(options.shape or ()), batch=options.batch)
-    functions = phase_diff.phase_functions(program, options.diff, options.target)
-    before, after = options.diff
-    diffs = phase_diff.difference(functions[before], functions[after], options.kernel)
-    if options.json:
-        print(json.dumps({"phases": options.diff, "target": options.target, "functions": [asdict(d) for d in diffs]}))
-    else:
-        phase_diff.print_lines(phase_diff.as_lines(diffs, (before, after)))
-    return 0
-
-
-def _diff(options: argparse.Namespace) -> int:
-    from gensyn_tvm import commands
-    from gensyn_tvm.graph_diff import diff_graphs
-
-    names = (options.model, options.other)
-    with _busy("reading", options):
-        graphs = [
-            # The shapes of .gtvm files are fixed; the options are for the other one.
-            commands.load_source(name).graph
-            if name.endswith(".gtvm")
-            else commands.load_source(name, shapes=dict(options.shape or ()), batch=options.batch).graph
-            for name in names
-        ]
-        found = diff_graphs(*graphs)
-    print(json.dumps({**asdict(found), "equal": found.equal}) if options.json else "\n".join(found.as_lines(names)))
-    return 0 if found.equal else 1
-
-
-def _trace(options: argparse.Namespace) -> int:
-    from gensyn_tvm import commands
-    from gensyn_tvm.evidence import report
-
-    with _busy("importing", options):
-        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
-        given = commands.load_arrays(options.inputs) if options.inputs else None
-    names = ("target", "against", "tolerance", "nonfinite", "seed", "segment")
-    with _busy("running", options):
-        found = report.examine(source, given, **{name: getattr(options, name) for name in names})
-    if options.json:
-        print(json.dumps(found.as_object()))
-    else:
-        found.print()
-    return 0 if found.clean else 1
-
-
-def _profile(options: argparse.Namespace) -> int:
-    from gensyn_tvm import commands
-    from gensyn_tvm.runtime.profile import as_text
-
-    with _busy("compiling", options):
-        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
-        given = commands.load_arrays(options.inputs) if options.inputs else None
-        rows = commands.profile(source, given, options.seed, target=options.target, threads=options.threads)
-    print(json.dumps([asdict(row) for row in rows[: options.top]]) if options.json else as_text(rows, options.top))
-    return 0
+    return show(options, {**result, "output": options.output} if options.output else result)
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from gensyn_tvm import doctor
 
-    with _busy("examining this machine", options):
+    with busy("examining this machine", options):
         checks = doctor.examine()
     print(doctor.as_json(checks) if options.json else doctor.as_text(checks))
     return 1 if any(check.status == "fail" for check in checks) else 0
@@ -422,59 +333,6 @@ def _demo(options: argparse.Namespace) -> int:
 
     with fresh_builds():
         return int(demo(Path(options.output), as_json=options.json))
-
-
-# ---- printing -------------------------------------------------------------------------------------------------------
-
-
-def _show(options: argparse.Namespace, result: Result) -> int:
-    if options.json:
-        print(json.dumps(result))
-        return 0
-    width = max(map(len, result))
-    for key, value in result.items():
-        print(f"{key:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
-    return 0
-
-
-def _print_error(error: Exception, *, as_json: bool) -> None:
-    if as_json:
-        found: Result = {"type": type(error).__name__, "message": str(error)}
-        if isinstance(error, UnsupportedOperatorError):
-            found["unsupported"] = [{"operator": name, "place": place} for name, place in error.places]
-        print(json.dumps({"error": found}))
-    else:
-        print(f"error: {error}", file=sys.stderr)
-
-
-def _quiet(options: argparse.Namespace) -> bool:
-    return bool(options.json) or not sys.stderr.isatty()
-
-
-@contextmanager
-def _busy(text: str, options: argparse.Namespace) -> Iterator[None]:
-    """A moving bar on standard error while the body runs; nothing if nobody is watching."""
-    with _progress(text, options):
-        yield
-
-
-@contextmanager
-def _progress(text: str, options: argparse.Namespace) -> Iterator[Callable[[int, int, float | None], None]]:
-    """A progress bar on standard error; yields a function of (done, in all, loss)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    bar = Progress(
-        *columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True, disable=_quiet(options)
-    )
-    with bar:
-        task = bar.add_task(text, total=None, note="")
-
-        def report(done: int, total: int, loss: float | None) -> None:
-            bar.update(task, completed=done, total=total, note="" if loss is None else f"loss {loss:.4f}")
-
-        yield report
 
 
 if __name__ == "__main__":

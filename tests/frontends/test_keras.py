@@ -27,7 +27,8 @@ with warnings.catch_warnings():
     import tensorflow as tf
     from keras import layers as L
 
-    from gensyn_tvm.frontends.keras import assign_weights, from_keras
+    from gensyn_tvm.frontends.keras import from_keras
+    from gensyn_tvm.weights.keras import to_keras
 
 TOLERANCE = 2e-5  # of the largest magnitude in the output; both sides are float32 with different orders of summation
 
@@ -137,7 +138,7 @@ def test_inference_and_training(name: str) -> None:
         if v.path in state:
             np.testing.assert_allclose(state[v.path], v.numpy(), atol=1e-4, rtol=1e-3)
     trained = {n: state[n] for n in [*program.parameters, *program.states]}
-    assign_weights(model, trained)
+    to_keras(model, trained)
     assert all(np.array_equal(v.numpy().view(np.uint32), trained[v.path].view(np.uint32)) for v in model.trainable_variables)
 
 
