@@ -12,23 +12,28 @@ from gensyn_tvm.schedules.blocks import inline_maps, is_empty, live_blocks
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
 from gensyn_tvm.schedules.cpu.rows import row_stages, schedule_rows
 from gensyn_tvm.schedules.cpu.sequences import has_sequence, schedule_sequences
+from gensyn_tvm.schedules.gpu import schedule_nests
 from gensyn_tvm.targets.cpu import CpuTarget
+from gensyn_tvm.targets.gpu.target import GpuTarget
+
+Target = CpuTarget | GpuTarget
 
 #: ``none``: the canonical loop nest as written (the oracle). ``plain``: inlined, sequential, scalar.
 #: ``fast``: tiled, vectorised and parallel by the rules of the target's family.
+#: On a GPU ``plain`` has a thread for each element of each stage.
 STYLES = ("none", "plain", "fast")
 
 #: What a rule may ask of TVM: primitives that leave the axes of reduction blocks as the variant declared them, which is
 #: what the order verifier goes by. Others (ReorderBlockIterVar, TransformBlockLayout, RFactor, Tensorize, …) redefine them.
 PRIMITIVES = frozenset(
     {"GetSBlock", "GetLoops", "GetChildBlocks", "GetConsumers", "GetProducers", "GetOutputBlocks"}
-    | {"Split", "Fuse", "Reorder", "Parallel", "Vectorize", "Unroll", "AddUnitLoop"}
+    | {"Split", "Fuse", "Reorder", "Bind", "Parallel", "Vectorize", "Unroll", "AddUnitLoop"}
     | {"ComputeAt", "ReverseComputeAt", "ComputeInline", "ReverseComputeInline", "CacheRead", "CacheWrite"}
     | {"DecomposeReduction", "SetScope", "StorageAlign", "TransformLayout"}
 )
 
 
-def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> Any:
+def schedule_kernel(name: str, function: Any, target: Target, style: str) -> Any:
     """The scheduled PrimFunc.
 
     Raises:
@@ -39,23 +44,27 @@ def schedule_kernel(name: str, function: Any, target: CpuTarget, style: str) -> 
     if style == "none" or AS_WRITTEN in dict(function.attrs):
         return function
     if has_sequence(function):  # TVM's primitives do not know statements that run in order
+        if isinstance(target, GpuTarget):
+            return schedule_nests(function, target)
         return schedule_sequences(function, target) if style == "fast" else function
     sch = traced(function, target, style)
     if sch is None:
         return function
     _check_primitives(name, sch)
     scheduled = sch.mod["main"]
+    if isinstance(target, GpuTarget):
+        return schedule_nests(scheduled, target).with_attrs(dict(function.attrs))
     stages = row_stages(scheduled) if style == "fast" else None
     return (schedule_rows(scheduled, stages, target) if stages else scheduled).with_attrs(dict(function.attrs))
 
 
-def traced(function: Any, target: CpuTarget, style: str) -> Any:
+def traced(function: Any, target: Target, style: str) -> Any:
     """A kernel's schedule with its trace, before rows rebuild its loops if they do; None if it stays as it is."""
     sch = tvm.s_tir.Schedule(function, debug_mask="none")
     if any(is_empty(sch, block) for block in live_blocks(sch)):
         return None  # TVM's primitives fail on stages without elements, and there is nothing to gain
     inline_maps(sch)
-    if style == "fast" and not row_stages(sch.mod["main"]):
+    if isinstance(target, CpuTarget) and style == "fast" and not row_stages(sch.mod["main"]):
         schedule_cpu(sch, target)
     return sch
 

@@ -28,9 +28,12 @@ def _allocated(body: Any) -> dict[Any, Any]:
     return found
 
 
-def store_as_bytes(function: Any) -> Any:
-    """A scheduled PrimFunc whose local arrays of bool hold the bytes 0 and 1."""
+def store_as_bytes(function: Any, *, parameters: bool = False) -> Any:
+    """A scheduled PrimFunc whose local arrays of bool (and, with ``parameters``, its parameters) hold the bytes 0 and 1."""
     bytes_of = _allocated(function.body)
+    if parameters:  # languages for GPUs have no arrays of bool
+        bools = [p for p in function.params if str(p.dtype) == "bool"]
+        bytes_of |= {p: tirx.decl_buffer(p.shape, "uint8", p.name) for p in bools}
     if not bytes_of:
         return function
 
@@ -59,4 +62,7 @@ def store_as_bytes(function: Any) -> Any:
         return tirx.BufferRegion(bytes_of.get(region.source, region.source), region.region)
 
     callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store), (s_tir.SBlock, block)]
-    return function.with_body(tvm_ffi.structural_mutate(function.body, callbacks))
+    body = tvm_ffi.structural_mutate(function.body, callbacks)
+    if not parameters:
+        return function.with_body(body)
+    return tirx.PrimFunc([bytes_of.get(p, p) for p in function.params], body).with_attrs(dict(function.attrs))

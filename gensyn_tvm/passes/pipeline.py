@@ -25,7 +25,7 @@ from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
 from gensyn_tvm.errors import ScheduleError
 from gensyn_tvm.operators.nest import AS_WRITTEN
 from gensyn_tvm.passes.booleans import store_as_bytes
-from gensyn_tvm.passes.calls import read_calls
+from gensyn_tvm.passes.calls import Calls, read_calls
 from gensyn_tvm.passes.culprit import naming_primitive
 from gensyn_tvm.passes.exactness import check_exactness
 from gensyn_tvm.passes.fuse import fuse
@@ -41,7 +41,7 @@ from gensyn_tvm.passes.reorder import reorder
 from gensyn_tvm.passes.rows import PREFIX as ROWS_PREFIX
 from gensyn_tvm.passes.views import reshape_by_views
 from gensyn_tvm.runtime.plan import Plan
-from gensyn_tvm.schedules.driver import schedule_kernel
+from gensyn_tvm.schedules.driver import Target, schedule_kernel
 from gensyn_tvm.targets.cpu import CpuTarget
 from gensyn_tvm.targets.host import assemble, is_parallel
 
@@ -72,7 +72,7 @@ def kernels(module: Any) -> list[tuple[Any, Any]]:
     return [(gv, f) for gv, f in module.functions_items() if isinstance(f, tirx.PrimFunc)]
 
 
-def schedule(module: Any, target: CpuTarget, style: str) -> Any:
+def schedule(module: Any, target: Target, style: str) -> Any:
     """Schedule every kernel; see ``gensyn_tvm.schedules.driver`` for the styles."""
     scheduled = tvm.IRModule(module.functions, attrs=module.attrs)
     for gv, function in kernels(module):
@@ -80,7 +80,7 @@ def schedule(module: Any, target: CpuTarget, style: str) -> Any:
     return scheduled
 
 
-def verify(module: Any, unscheduled: Any, target: CpuTarget, style: str) -> Any:
+def verify(module: Any, unscheduled: Any, target: Target, style: str) -> Any:
     """The module with every kernel proved to compute what it did before it was scheduled, in order and exactly.
 
     A kernel that the verifier cannot follow even as it was written, not after a fusion of rows, or that has no reduction, runs
@@ -103,7 +103,7 @@ def verify(module: Any, unscheduled: Any, target: CpuTarget, style: str) -> Any:
     return proved
 
 
-def _proved(name: str, function: Any, variant: Any, target: CpuTarget, style: str) -> Any:
+def _proved(name: str, function: Any, variant: Any, target: Target, style: str) -> Any:
     """The scheduled kernel; in a simpler style if the verifier cannot follow it, unless a reduction's order is at stake."""
     try:
         with naming_primitive(name, variant, target, style):
@@ -142,8 +142,8 @@ def store_booleans(module: Any) -> Any:
     return result
 
 
-def lower(module: Any, fixed: Collection[int] = ()) -> Lowered:
-    """Relax calls → a function that calls the kernels with planned memory; ``fixed`` are the inputs that no output updates."""
+def calls_of(module: Any, fixed: Collection[int] = ()) -> Calls:
+    """The calls of a scheduled module; ``fixed`` are the inputs that no output updates."""
     passes = tvm.transform.Sequential(
         [
             relax.transform.RewriteDataflowReshape(),
@@ -152,8 +152,12 @@ def lower(module: Any, fixed: Collection[int] = ()) -> Lowered:
             relax.transform.CallTIRRewrite(),
         ]
     )
-    module = passes(reshape_by_views(module))
-    program = read_calls(module[ENTRY], fixed)
+    return read_calls(passes(reshape_by_views(module))[ENTRY], fixed)
+
+
+def lower(module: Any, fixed: Collection[int] = ()) -> Lowered:
+    """Relax calls → a function that calls the kernels with planned memory; ``fixed`` are the inputs that no output updates."""
+    program = calls_of(module, fixed)
     parallel = any(is_parallel(f) for _, f in kernels(module))
     plan = plan_memory(program, parallel=parallel, in_place={})
     return Lowered(assemble(module, plan), plan, constant_area(program.constants))

@@ -77,8 +77,11 @@ def _hide_all(module: Any, context: Any) -> Any:
     return tvm.IRModule(hidden, attrs=module.attrs)
 
 
-def before_flattening() -> Any:
-    """TVM's passes up to the one that flattens buffers (its own pipeline runs them again, on nothing), and ours."""
+def before_flattening(*, device: bool = False) -> Any:
+    """TVM's passes up to the one that flattens buffers (its own pipeline runs them again, on nothing), and ours.
+
+    ``device``: loops are bound to the threads of a GPU.
+    """
     passes = s_tir.transform
     return tvm.transform.Sequential(
         [
@@ -86,7 +89,9 @@ def before_flattening() -> Any:
             passes.LowerInitBlock(),
             passes.PlanAndUpdateBufferAllocationLocation(),
             passes.ConvertBlocksToOpaque(),
+            *([passes.LiftThreadBinding()] if device else []),
             passes.CompactBufferAllocation(),
+            *([passes.UnifyThreadBinding()] if device else []),
             passes.LowerMatchBuffer(),
             passes.StmtSimplify(),
             passes.LowerOpaqueBlock(),

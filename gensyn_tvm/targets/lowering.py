@@ -16,13 +16,14 @@ from tvm.tirx import register_intrin_lowering
 from gensyn_tvm.operators import exact, narrow
 from gensyn_tvm.operators.elementary import BINARY_BODIES, BODIES
 from gensyn_tvm.targets.body import Body, call_body, has_fma, lowering_for
+from gensyn_tvm.targets.gpu.prelude import lower as gpu_lower
 from gensyn_tvm.targets.integers import INT_BITS
 from gensyn_tvm.targets.integers import LOWERINGS as INTEGER_LOWERINGS
 
 Expr = Any
 Lowering = Callable[[Any], Expr]
 
-__all__ = ["LOWERINGS", "lowering_for"]
+__all__ = ["COMMON", "LOWERINGS", "lowering_for"]
 
 _PRIORITY = 99
 _INT = {"float32": "int32", "float64": "int64"}
@@ -247,7 +248,8 @@ def _libm(name: str) -> Lowering:
     return lower
 
 
-_COMMON: dict[str, Lowering] = {
+#: Rows that are the same everywhere; the bodies of GPU functions too.
+COMMON: dict[str, Lowering] = {
     "index": lambda call: tirx.Cast(exact.dtype_of(call), call.args[0]),
     "bits": _bits,
     "neg": _neg,
@@ -272,7 +274,7 @@ _COMMON: dict[str, Lowering] = {
 
 LOWERINGS: dict[str, dict[str, Lowering]] = {
     "llvm": {
-        **_COMMON,
+        **COMMON,
         "add": _fenced(tirx.Add),
         "sub": _fenced(tirx.Sub),
         "mul": _fenced(tirx.Mul),
@@ -284,7 +286,7 @@ LOWERINGS: dict[str, dict[str, Lowering]] = {
     },
     # Compiled by gcc with -ffp-contract=off: plain operators are single IEEE operations.
     "c": {
-        **_COMMON,
+        **COMMON,
         "add": _plain(tirx.Add),
         "sub": _plain(tirx.Sub),
         "mul": _plain(tirx.Mul),
@@ -292,6 +294,8 @@ LOWERINGS: dict[str, dict[str, Lowering]] = {
         "sqrt": _libm("sqrt"),
         "fma": _libm("fma"),
     },
+    # Every operator is a function of the source's prelude, see there.
+    **{kind: {name: gpu_lower(name) for name in exact.NAMES} for kind in ("cuda", "opencl")},
 }
 
 for _kind, _table in LOWERINGS.items():

@@ -26,6 +26,7 @@ from gensyn_tvm.passes.order.blocks import Kernel, read_kernel, refuse
 from gensyn_tvm.passes.order.flow import Flow
 from gensyn_tvm.passes.order.numbers import Numbers
 from gensyn_tvm.passes.order.sequences import check_same_blocks, check_statements
+from gensyn_tvm.passes.order.threads import join_threads
 from gensyn_tvm.passes.order.values import AS_VARIANT, CHANGED, Meaning
 
 #: Values of fused kernels are deep expressions.
@@ -53,6 +54,7 @@ def check_order(name: str, function: Any, variant: Any = None) -> None:
     Raises:
         ScheduleError: with the kernel, block and loop.
     """
+    function = join_threads(function)
     kernel = read_kernel(name, function)
     unscheduled = None if variant is None or variant.same_as(function) else read_kernel(name, variant)
     with _deep():

@@ -1,0 +1,109 @@
+"""Device kernels → source text: TVM's passes and its generators of text, without its host code and its own compilation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from gensyn_tvm.targets.gpu.cut import Piece
+from gensyn_tvm.targets.gpu.prelude import own_words, prelude
+from gensyn_tvm.targets.gpu.target import GpuTarget
+from gensyn_tvm.targets.indices import before_flattening
+from gensyn_tvm.targets.lowering import lowering_for
+
+_DEVICE_KERNEL = 2  # tvm::CallingConv::kDeviceKernelLaunch
+#: The definition of a kernel in the text that TVM generates, behind declarations and TVM's own head.
+_KERNEL = re.compile(r'^(?:extern "C" __global__|__kernel)[^;\n]*\{\n.*?^\}\n', re.MULTILINE | re.DOTALL)
+
+#: Types that CUDA has under these names only with a header.
+_INTEGER = re.compile(r"\b(u?int(?:8|16|32|64))_t\b")
+
+
+def source_of(pieces: Sequence[Piece], target: GpuTarget) -> str:
+    """One translation unit with all kernels."""
+    # One kernel at a time: TVM repeats the declarations of all in front of each.
+    texts = [_text(piece, target) for piece in pieces]
+    kernels = "\n".join(texts)
+    return prelude(target.kind, kernels) + "\n" + kernels
+
+
+def _text(piece: Piece, target: GpuTarget) -> str:
+    tvm_target = target.to_tvm()
+    attrs = {"global_symbol": piece.name, "tirx.noalias": True, "target": tvm_target, "calling_conv": _DEVICE_KERNEL}
+    function = piece.function.with_attrs({**attrs, "tirx.is_global_func": True})
+    module = tvm.IRModule({tvm.ir.GlobalVar(piece.name): function})
+    with tvm_target, lowering_for(has_fma=target.has_fma):
+        module = _lowering()(module)
+        built = tvm.get_global_func(f"target.build.{target.kind}")(module, tvm_target)
+    found = _KERNEL.findall(built.inspect_source())
+    if len(found) != 1:
+        raise AssertionError(f"TVM's text of kernel {piece.name} has {len(found)} definitions")
+    text = _read_only(str(found[0]), len(piece.buffers) - piece.writes)
+    if target.kind == "opencl":
+        return text.replace("get_group_id(", "GX_GROUP(").replace("get_local_id(", "GX_LOCAL(")
+    return _INTEGER.sub(r"gx_\1", text)
+
+
+def _read_only(text: str, count: int) -> str:
+    """A kernel that promises not to write to what its first parameters point to, which may then go through other caches."""
+    if not count:
+        return text
+    head, body = text.split("{", 1)
+    return re.sub(r"(__global )?(\w+\* (?:__restrict__|restrict) p\d+)", r"\1const \2", head, count=count) + "{" + body
+
+
+def _lowering() -> Any:
+    """TVM's passes for a function that has no host code; nothing here rewrites what it does not understand."""
+    return tvm.transform.Sequential(
+        [
+            before_flattening(device=True),
+            tirx.transform.FlattenBuffer(),
+            tirx.transform.NarrowDataType(32),
+            tirx.transform.VectorizeLoop(True),
+            tirx.transform.StorageRewrite(),
+            s_tir.transform.HoistIfThenElse(),
+            tirx.transform.UnrollLoop(),
+            s_tir.transform.RenormalizeSplitPattern(),
+            tirx.transform.StmtSimplify(),
+            tirx.transform.RemoveNoOp(),
+            tirx.transform.CommonSubexprElim(),
+            s_tir.transform.ThreadSync("shared"),
+            tirx.transform.LowerIntrin(),
+            _our_words(),
+        ]
+    )
+
+
+def _our_words() -> Any:
+    def run(module: Any, _context: Any) -> Any:
+        functions = {gv: f.with_body(_in_own_words(f.body)) for gv, f in module.functions_items()}
+        return tvm.IRModule(functions, attrs=module.attrs)
+
+    return tvm.transform.module_pass(run, opt_level=0, name="GpuOwnWords")
+
+
+def _in_own_words(body: Any) -> Any:
+    def select(expr: Any, mutator: Any) -> Any:
+        expr = mutator.default_mutate(expr)
+        return own_words(expr, expr.condition, expr.true_value, expr.false_value)
+
+    def extremum(expr: Any, mutator: Any) -> Any:
+        expr = mutator.default_mutate(expr)
+        return own_words(expr, expr.a, expr.b)
+
+    def call(expr: Any, mutator: Any) -> Any:
+        expr = mutator.default_mutate(expr)
+        ours = own_words(expr, *expr.args)
+        return expr if ours is None else ours
+
+    def invert(expr: Any, mutator: Any) -> Any:
+        expr = mutator.default_mutate(expr)
+        return own_words(expr, expr.a)
+
+    callbacks = [(tirx.Select, select), ((tirx.Min, tirx.Max), extremum), (tirx.BitwiseNot, invert), (tvm.ir.Call, call)]
+    return tvm_ffi.structural_mutate(body, callbacks)

@@ -1,0 +1,95 @@
+"""The order verifier on threads of a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.errors import ScheduleError
+from gensyn_tvm.operators.registry import VARIANTS
+from gensyn_tvm.passes.order import check_order
+from gensyn_tvm.schedules.driver import schedule_kernel
+from gensyn_tvm.targets.gpu import CUDA
+
+X = TensorType((33, 47), "float32")
+
+
+def variant(op: str = "sum") -> Any:
+    if op == "sum":
+        return VARIANTS[op](op, [X], TensorType((33,), "float32"), {"axes": (1,), "keepdims": False})
+    return VARIANTS[op](op, [X], X, {})
+
+
+def changed(function: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
+    """The kernel with every node of a kind replaced."""
+
+    def replace(node: Any, mutator: Any) -> Any:
+        return change(mutator.default_mutate(node))
+
+    return function.with_body(tvm_ffi.structural_mutate(function.body, (kind, replace)))
+
+
+def refused(function: Any, unscheduled: Any, *words: str) -> None:
+    with pytest.raises(ScheduleError) as error:
+        check_order("k", function, unscheduled)
+    for word in words:
+        assert word in str(error.value)
+
+
+def limit(by: int) -> Callable[[Any], Any]:
+    return lambda e: tirx.LT(e.a, tirx.IntImm("int64", int(e.b.value) + by))
+
+
+@pytest.mark.parametrize("op", ("sum", "neg"))
+def test_threads_over_all_elements_are_accepted(op: str) -> None:
+    check_order("k", schedule_kernel("k", variant(op), CUDA, "plain"), variant(op))
+
+
+@pytest.mark.parametrize("op", ("sum", "neg"))
+def test_a_condition_that_leaves_out_an_element_is_refused(op: str) -> None:
+    function = variant(op)
+    scheduled = schedule_kernel("k", function, CUDA, "plain")
+    refused(changed(scheduled, tirx.LT, limit(-1)), function, "in: kernel 'k'")
+
+
+def test_a_condition_that_lets_threads_run_beyond_the_end_is_refused() -> None:
+    function = variant("neg")
+    scheduled = schedule_kernel("k", function, CUDA, "plain")
+    refused(changed(scheduled, tirx.LT, limit(1)), function, "in: kernel 'k'", "beyond its extent")
+    always = changed(scheduled, tirx.LT, lambda e: tirx.IntImm("bool", 1))
+    refused(always, function, "in: kernel 'k'", "beyond its extent")
+
+
+def test_a_thread_that_leaves_out_its_block_is_refused() -> None:
+    """All blocks of threads would store the elements of the first one."""
+    function = variant("neg")
+    scheduled = schedule_kernel("k", function, CUDA, "plain")
+
+    def first_only(realize: Any) -> Any:
+        def forget(expr: Any, mutator: Any) -> Any:
+            return tirx.IntImm("int64", 0)
+
+        values = [tvm_ffi.structural_mutate(v, (tirx.Mul, forget)) for v in realize.iter_values]
+        return s_tir.SBlockRealize(values, realize.predicate, realize.block)
+
+    refused(changed(scheduled, s_tir.SBlockRealize, first_only), function, "in: kernel 'k'")
+
+
+def test_terms_shared_out_among_threads_are_refused() -> None:
+    """The loop over the terms of a product bound to threads: each would add its term to the same register."""
+    axis = tirx.IterVar(None, tirx.Var("threadIdx_y", "int64"), tirx.IterVar.ThreadIndex, "threadIdx.y")
+
+    def bind(loop: Any) -> Any:
+        if loop.kind != tirx.ForKind.SERIAL or int(loop.extent) == 1:
+            return loop
+        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.THREAD_BINDING, loop.body, axis)
+
+    function = VARIANTS["matmul"]("m", [X, TensorType((47, 5), "float32")], TensorType((33, 5), "float32"), {})
+    scheduled = schedule_kernel("m", function, CUDA, "plain")
+    check_order("m", scheduled, function)
+    refused(changed(scheduled, tirx.For, bind), function, "a reduction loop under bind")
