@@ -19,7 +19,7 @@ def add_options(directions: Any) -> None:
         help=".safetensors, .pt (PyTorch), .weights.h5, .keras (Keras), .onnx, .index (TensorFlow's checkpoint), "
         "or a new folder (SavedModel)",
     )
-    sub.add_argument("--checkpoint", dest="run", metavar="FOLDER", help="take the arrays from this checkpoint of a run (step-…)")
+    sub.add_argument("--checkpoint", dest="run", metavar="FOLDER", help="take the arrays from a checkpoint of a run (step-…)")
     _add_common(sub, _export)
     sub = directions.add_parser("import", help="Put weights from a file of a framework into a .gtvm file.")
     sub.add_argument("model", help="the .gtvm file")

@@ -111,10 +111,10 @@ class ConvolutionParameters(ProductParameters):
 
     Attributes:
         layout: ``channels``: output channels in vectors, the last spatial axis in rows; ``positions``: all spatial axes, as
-            one, in vectors, output channels in rows.
+            one, in vectors, output channels in rows; ``lines``: the last one; ``depthwise``: the last one, the others in rows.
     """
 
-    layout: str | None = _choice("channels", "positions")
+    layout: str | None = _choice("channels", "positions", "lines", "depthwise")
 
 
 @dataclass(frozen=True)

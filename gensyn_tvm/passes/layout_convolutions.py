@@ -5,21 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.products.image import Grid, flat, padded_grid, positions, wide_grid
-from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, SCATTERED_COPY, TRANSPOSE
-from gensyn_tvm.passes.layout_matmul import Operand
-from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, given_tile
-from gensyn_tvm.schedules.parameters import ConvolutionParameters, ProductParameters, WeightGradientParameters
+from gensyn_tvm.passes import layout_depthwise
+from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, SCATTERED_COPY, TRANSPOSE, UNSTREAMED
+from gensyn_tvm.passes.layout_shared import as_attribute, parameters_of, spread, tile_of
+from gensyn_tvm.schedules.cpu.tiles import Tile, given_tile, line_tile
+from gensyn_tvm.schedules.parameters import ConvolutionParameters, WeightGradientParameters
 
 if TYPE_CHECKING:
     from gensyn_tvm.passes.layout import Layouts
-
-P = TypeVar("P", bound=ProductParameters)
 
 #: Fewer channels than this fill no vector.
 _FEW_CHANNELS = 8
@@ -47,49 +46,75 @@ class _Shape:
         return self.number * self.groups * self.outputs * math.prod(self.spatial)
 
 
-def _tile(layouts: Layouts, rows: int, columns: int, lanes: int, given: ProductParameters, window: int = 1) -> Tile:
-    if given.rows is None or given.vectors is None:
-        return best_tile(rows, columns, lanes, layouts.target, window)
-    return given_tile(given.rows, given.vectors, columns, lanes)
+@dataclass(frozen=True)
+class _Choice:
+    """A layout: what it costs, its attributes, and the grid that the image is spread out over, if any."""
+
+    cost: float
+    attrs: dict[str, Any]
+    grid: Grid | None = None
 
 
-def _channels_cost(
-    shape: _Shape, lanes: int, layouts: Layouts, weight: int, given: ConvolutionParameters
-) -> tuple[float, Tile]:
+def _choice(layout: str, tile: Tile, cost: float, grid: Grid | None = None) -> _Choice:
+    return _Choice(cost, {"layout": layout, "panel": tile.columns, "tile": tile.rows}, grid)
+
+
+def _best(choices: Sequence[_Choice], given: ConvolutionParameters, layouts: Layouts) -> _Choice:
+    """The cheapest, or the one that a record asks for."""
+    found = [c for c in choices if given.layout in (None, c.attrs["layout"])]
+    if not found:
+        expected = " or ".join(c.attrs["layout"] for c in choices)
+        raise layouts.refused(f"layout {given.layout}", f"{expected}, which are all that this image allows")
+    return min(found, key=lambda c: c.cost)
+
+
+def _channels_choice(shape: _Shape, lanes: int, layouts: Layouts, weight: int, given: ConvolutionParameters) -> _Choice:
     """Channels in vectors, the positions of a line as rows."""
-    tile = _tile(layouts, shape.spatial[-1], shape.outputs, lanes, given, shape.window[-1])
+    tile = tile_of(layouts, shape.spatial[-1], shape.outputs, lanes, given, shape.window[-1])
     lines = shape.number * shape.groups * math.prod(shape.spatial[:-1])
     total = lines * shape.terms * tile.padded(shape.spatial[-1], shape.outputs) * FMA * tile.slowness
     if weight not in layouts.fixed:
         total += layouts.types[weight].size * (TRANSPOSE if math.prod(shape.window) == 1 else SCATTERED_COPY)
-    return total + shape.results * SCATTER, tile
+    return _choice("channels", tile, total + shape.results * SCATTER)
 
 
-def _positions_cost(
-    shape: _Shape, grid: Grid, lanes: int, layouts: Layouts, strides: Sequence[int], given: ConvolutionParameters
-) -> tuple[float, Tile]:
-    """Positions in vectors, channels as rows."""
-    columns = positions(shape.spatial, grid.extents)
-    tile = _tile(layouts, shape.outputs, columns, lanes, given)
-    total = shape.number * shape.groups * shape.terms * tile.padded(shape.outputs, columns) * FMA * tile.slowness
-    copied = shape.number * shape.groups * shape.channels * grid.length
-    copy = COPY if all(s == 1 for s in strides) else TRANSPOSE
-    return total + copied * copy + shape.results * COPY, tile
+def _position_choices(
+    shape: _Shape,
+    grid: Grid,
+    furthest: int,
+    layouts: Layouts,
+    lanes: int,
+    strides: Sequence[int],
+    given: ConvolutionParameters,
+) -> list[_Choice]:
+    """Reading positions in vectors from ``grid``; the first one reads elements up to ``furthest``.
 
+    ``positions`` cuts the grid of all positions into vectors, ``lines`` each of its lines, ``depthwise`` some lines at once.
+    """
+    copied = shape.number * shape.groups * shape.channels * grid.length * (COPY if all(s == 1 for s in strides) else TRANSPOSE)
+    terms, results = shape.number * shape.groups * shape.terms * FMA, shape.results * COPY
+    *outer, width = shape.spatial
+    count, line, lines = positions(shape.spatial, grid.extents), math.prod(grid.extents[1:]), math.prod(outer)
 
-def as_attribute(grid: Grid) -> tuple[Any, ...]:
-    """The grid as the attribute ``grid`` of an ``image`` node and of who reads it."""
-    return tuple(getattr(grid, f.name) for f in fields(grid))
+    def choice(layout: str, tile: Tile, cost: float, reached: int) -> _Choice:
+        return _choice(layout, tile, copied + cost + results, replace(grid, length=max(grid.length, furthest + reached)))
 
+    def along(tile: Tile) -> int:
+        return flat([*(o - 1 for o in outer), 0], grid.extents) + math.ceil(width / tile.columns) * tile.columns
 
-def spread(layouts: Layouts, value: int, grid: Grid, source: str) -> int:
-    """The value of an image (N, C, spatial…) spread out over a grid (N, C, length)."""
-    t = layouts.types[value]
-    result = TensorType((*t.shape[:2], grid.length), t.dtype)
-    if grid.length == math.prod(grid.size) and grid.extents == grid.size and not any(map(any, grid.padding)):
-        return layouts.shared(Node("reshape", (value,), {"shape": result.shape}, (result,), source))
-    attrs = {"grid": as_attribute(grid), "lanes": layouts.lanes(t)}
-    return layouts.shared(Node("image", (value,), attrs, (result,), source))
+    if shape.channels == shape.outputs == 1 < shape.groups and width > 1:
+        tile = line_tile(lines, width, lanes, layouts.target)
+        if given.rows is not None and given.vectors is not None:
+            tile = given_tile(given.rows, given.vectors, width, lanes)
+        return [choice("depthwise", tile, terms * tile.padded(lines, width), along(tile))]
+    tile = tile_of(layouts, shape.outputs, count, lanes, given)
+    computed = math.ceil(count / tile.columns) * tile.columns
+    cost = terms * tile.padded(shape.outputs, count) * tile.slowness
+    choices = [choice("positions", tile, cost if computed % line == 0 else cost + shape.results * UNSTREAMED, computed)]
+    if outer:
+        tile = tile_of(layouts, shape.outputs, width, lanes, given, whole=True)
+        choices.append(choice("lines", tile, terms * lines * tile.padded(shape.outputs, width) * tile.slowness, along(tile)))
+    return choices
 
 
 def _padded(layouts: Layouts, value: int, padding: Sequence[tuple[int, int]], attrs: dict[str, Any], source: str) -> int:
@@ -115,32 +140,30 @@ def _pack_weight(layouts: Layouts, value: int, groups: int, outputs: bool, width
     return layouts.pack(value, ((groups, o[0] * o[1]),), (units, (window, 1)), columns, width, source)
 
 
-def _parameters(layouts: Layouts, node: Node, kind: type[P]) -> P:
-    return layouts.parameters(node, [Operand(v, layouts.types[v], ()) for v in node.inputs], kind)
-
-
 def conv(layouts: Layouts, node: Node) -> int:
-    """x (N, C, spatial…), w (O, C / groups, kernel…): the cheaper of both layouts."""
+    """x (N, C, spatial…), w (O, C / groups, kernel…): the cheapest layout."""
     (image, weight), (output,) = node.inputs, node.types
     x, w = layouts.types[image], layouts.types[weight]
     attrs: dict[str, Any] = dict(node.attrs)
     groups, lanes = attrs["groups"], layouts.target.lanes(8 * x.itemsize)
     shape = _Shape(x.shape[0], groups, w.shape[1], w.shape[0] // groups, w.shape[2:], output.shape[2:])
-    geometry = (x.shape[2:], shape.window, attrs["strides"], attrs["dilations"], attrs["padding"], shape.spatial)
-    given = _parameters(layouts, node, ConvolutionParameters)
-    attrs |= layouts.hints(given)
-    channels, tile = _channels_cost(shape, lanes, layouts, weight, given)
-    wide = wide_grid(*geometry, 1)
-    over_positions, other = _positions_cost(shape, wide, lanes, layouts, attrs["strides"], given)
-    if given.layout == "positions" and not _even(wide):
-        raise layouts.refused("layout positions", "channels: the phases of this image are not evenly spaced")
-    if _even(wide) and (over_positions < channels if given.layout is None else given.layout == "positions"):
-        grid = wide_grid(*geometry, other.columns)
-        attrs |= {"layout": "positions", "grid": as_attribute(grid), "panel": other.columns, "tile": other.rows}
-        inputs = (spread(layouts, image, grid, node.source), weight)
+    given = parameters_of(layouts, node, ConvolutionParameters)
+    strides, dilations = attrs["strides"], attrs["dilations"]
+    wide = wide_grid(x.shape[2:], shape.window, strides, dilations, attrs["padding"], shape.spatial)
+    axes = zip(shape.window, strides, dilations, strict=True)
+    reach = flat([(e - 1) * d // s for e, s, d in axes], wide.extents)
+    furthest = (math.prod(map(len, wide.phases)) - 1) * wide.plane + reach
+    attrs |= {**layouts.hints(given), "window": shape.window}
+    choices = [_channels_choice(shape, lanes, layouts, weight, given)]
+    if _even(wide):
+        choices += _position_choices(shape, wide, furthest, layouts, lanes, strides, given)
+    chosen = _best(choices, given, layouts)
+    attrs |= chosen.attrs
+    if chosen.grid is not None:
+        attrs["grid"] = as_attribute(chosen.grid)
+        inputs = (spread(layouts, image, chosen.grid, node.source), weight)
     else:
-        attrs |= {"layout": "channels", "panel": tile.columns, "tile": tile.rows, "window": shape.window}
-        packed = _pack_weight(layouts, weight, groups, True, tile.columns, node.source)
+        packed = _pack_weight(layouts, weight, groups, True, attrs["panel"], node.source)
         inputs = (_padded(layouts, image, attrs["padding"], attrs, node.source), packed)
     return layouts.emit(Node("conv", inputs, attrs, node.types, node.source))
 
@@ -173,7 +196,7 @@ def conv_backward_data(layouts: Layouts, node: Node) -> int:
     attrs, spatial = node.attrs, output.shape[2:]
     window = layouts.types[node.inputs[1]].shape[2:]
     strides = attrs["strides"]
-    given = _parameters(layouts, node, ConvolutionParameters)
+    given = parameters_of(layouts, node, ConvolutionParameters)
     values, phases = [], []
     for phase in itertools.product(*(range(s) for s in strides)):
         parts = zip(phase, spatial, window, strides, attrs["dilations"], (lo for lo, _ in attrs["padding"]), strict=True)
@@ -201,17 +224,16 @@ def _phase(layouts: Layouts, node: Node, axes: Sequence[_Axis], given: Convoluti
     attrs |= layouts.hints(given)
     types = (TensorType((*output.shape[:2], *spatial), output.dtype),)
     grid = padded_grid(dy.shape[2:], padding)
+    furthest = flat([a.start - low for a, low in zip(axes, lowest, strict=True)], grid.extents)
     ones = (1,) * len(axes)
-    channels, tile = _channels_cost(shape, lanes, layouts, weight, given)
-    over_positions, other = _positions_cost(shape, grid, lanes, layouts, ones, given)
-    if over_positions < channels if given.layout is None else given.layout == "positions":
-        computed = math.ceil(positions(spatial, grid.extents) / other.columns) * other.columns
-        reach = flat([a.start - low for a, low in zip(axes, lowest, strict=True)], grid.extents)
-        grid = replace(grid, length=max(grid.length, reach + computed))
-        attrs |= {"layout": "positions", "grid": as_attribute(grid), "panel": other.columns, "tile": other.rows}
-        return layouts.emit(Node("conv", (spread(layouts, image, grid, node.source), weight), attrs, types, node.source))
-    attrs |= {"layout": "channels", "panel": tile.columns, "tile": tile.rows}
-    packed = _pack_taps(layouts, weight, groups, taps, window, tile.columns, node.source)
+    channels = _channels_choice(shape, lanes, layouts, weight, given)
+    chosen = _best([channels, *_position_choices(shape, grid, furthest, layouts, lanes, ones, given)], given, layouts)
+    attrs |= chosen.attrs
+    if chosen.grid is not None:
+        attrs["grid"] = as_attribute(chosen.grid)
+        image = spread(layouts, image, chosen.grid, node.source)
+        return layouts.emit(Node("conv", (image, weight), attrs, types, node.source))
+    packed = _pack_taps(layouts, weight, groups, taps, window, attrs["panel"], node.source)
     source = _padded(layouts, image, padding, attrs, node.source)
     return layouts.emit(Node("conv", (source, packed), attrs, types, node.source))
 
@@ -234,34 +256,15 @@ def conv_backward_weight(layouts: Layouts, node: Node) -> int:
     """x (N, C, spatial…), dy (N, O, spatial…): output channels in vectors, weights of one output channel as rows."""
     (image, gradient), (output,) = node.inputs, node.types
     if node.attrs["groups"] == output.shape[0] >= _FEW_CHANNELS and output.shape[1] == 1:
-        return _depthwise_weight(layouts, node)
+        return layout_depthwise.weight_gradient(layouts, node)
     dy = layouts.types[gradient]
     attrs: dict[str, Any] = dict(node.attrs)
     groups, lanes = attrs["groups"], layouts.target.lanes(8 * dy.itemsize)
     columns, plane = output.shape[0] // groups, math.prod(dy.shape[2:])
-    given = _parameters(layouts, node, WeightGradientParameters)
-    tile = _tile(layouts, math.prod(output.shape[1:]), columns, lanes, given)
+    given = parameters_of(layouts, node, WeightGradientParameters)
+    tile = tile_of(layouts, math.prod(output.shape[1:]), columns, lanes, given)
     attrs |= layouts.hints(given) | {"panel": tile.columns, "tile": tile.rows, "spatial": dy.shape[2:]}
     batch, terms = ((groups, columns * plane),), ((dy.shape[0], dy.shape[1] * plane), (plane, 1))
     packed = layouts.pack(gradient, batch, terms, (columns, plane), tile.columns, node.source)
     source = _padded(layouts, image, attrs["padding"], attrs, node.source)
     return layouts.emit(Node("conv_backward_weight", (source, packed), attrs, node.types, node.source))
-
-
-def _depthwise_weight(layouts: Layouts, node: Node) -> int:
-    """A group for each channel: channels in vectors, from both operands in panels."""
-    (image, gradient), (output,) = node.inputs, node.types
-    x, dy = layouts.types[image], layouts.types[gradient]
-    lanes = layouts.target.lanes(8 * dy.itemsize)
-    given = _parameters(layouts, node, WeightGradientParameters)
-    width = lanes * (given.vectors or (2 if output.shape[0] > lanes else 1))
-    tile = _tile(layouts, math.prod(output.shape[2:]), width, lanes, given)
-    grid = padded_grid(x.shape[2:], node.attrs["padding"])
-    panels = []
-    for value, plane in ((spread(layouts, image, grid, node.source), grid.length), (gradient, math.prod(dy.shape[2:]))):
-        channels = layouts.types[value].shape[1]
-        terms = ((x.shape[0], channels * plane), (plane, 1))
-        panels.append(layouts.pack(value, ((1, 0),), terms, (channels, plane), width, node.source))
-    attrs = {**node.attrs, **layouts.hints(given), "depthwise": True, "panel": width, "tile": tile.rows, "number": x.shape[0]}
-    attrs |= {"spatial": dy.shape[2:], "extents": grid.extents}
-    return layouts.emit(Node("conv_backward_weight", tuple(panels), attrs, node.types, node.source))

@@ -291,7 +291,8 @@ def _follower(sch: Any, block: Any, width: int) -> Any:
         moving = {k for k, v in enumerate(sch.get(last).iter_vars) if int(v.dom.extent) > 1}
         if len(set(found)) != len(found) or len(found) + fixed != len(load.indices) or not moving <= set(found):
             return None
-        if int(sch.get(last).iter_vars[found[-1]].dom.extent) % width:
+        columns = int(sch.get(last).iter_vars[found[-1]].dom.extent)
+        if columns % width and columns > width:
             return None
     return last
 

@@ -13,6 +13,8 @@ _MAX_ROWS = 14
 _RAGGED = 1.5
 #: How much slower a narrow panel is when all rows come from the third-level cache for each.
 _STREAMED = {1: 2.0, 2: 1.2}
+#: Vectors of a line that a depthwise convolution computes at a time, at most.
+_LINE_VECTORS = 8
 #: Full chunks from which a product runs chunk by chunk.
 MANY_CHUNKS = 8
 #: Bytes of the left operand that a product keeps in the second- or third-level cache.
@@ -53,19 +55,22 @@ def best_tile(
     most_rows: int = _MAX_ROWS,
     exactly: int = 0,
     streamed: bool = False,
+    whole: bool = False,
 ) -> Tile:
     """The tile that computes a matrix in the least time by a rough model; narrow matrices get a narrow vector.
 
     ``window``: so many consecutive terms read the same scalars for neighbouring rows. LLVM then keeps them all in registers.
     ``most_rows``: fewer rows than usual, because they lie in the same lines of the first-level cache; ``exactly``: so many,
     which lie in panels; ``streamed``: the rows' operand is too large for the second-level cache, and each panel of columns
-    reads it again.
+    reads it again; ``whole``: only tiles that divide the columns, or hold all of them.
     """
     width = _vector(columns, lanes)
     best: Tile | None = None
-    for vectors in range(1, 9 if rows == 1 else 5):
+    for vectors in range(1, 9 if rows == 1 or whole else 5):
         if vectors > 1 and (vectors - 1) * width >= columns:
             break
+        if whole and columns % (vectors * width) and columns > vectors * width and best is not None:
+            continue
         for r in [exactly] if exactly else range(1, min(rows, most_rows) + 1):
             operands = vectors + (1 if window == 1 else r + window - 1)
             if r * vectors + operands > target.registers - 1:
@@ -91,6 +96,23 @@ def _vector(columns: int, lanes: int) -> int:
     while width > 1 and width // 2 >= columns:
         width //= 2
     return width
+
+
+def line_tile(lines: int, columns: int, lanes: int, target: CpuTarget) -> Tile:
+    """Lines x vectors of a depthwise convolution: whole lines if they fit, else equal parts of a line, of some lines at once.
+
+    Every term loads a vector for each fma, so a tile is only as large as it takes to hide the latency of fma.
+    """
+    width = _vector(columns, lanes)
+    vectors = math.ceil(columns / width)
+    if vectors > _LINE_VECTORS:
+        parts = math.ceil(vectors / _LINE_VECTORS)
+        vectors = next((v for v in range(_LINE_VECTORS, 3, -1) if columns % (v * width) == 0), math.ceil(vectors / parts))
+    most = max(1, min(_MAX_ROWS, (target.registers - 4) // vectors, lines))
+    rows = max((r for r in range(1, most + 1) if lines % r == 0), default=1)
+    if rows * vectors < 8 and most > rows:
+        rows = most
+    return Tile(rows, vectors * width, 1.0)
 
 
 def _cost(tile: Tile, rows: int, columns: int) -> float:

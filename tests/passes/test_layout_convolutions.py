@@ -26,6 +26,11 @@ GEOMETRIES: list[tuple[Any, ...]] = [
     ((1, 4, 5, 6, 7), (8, 4, 2, 3, 2), (1, 2, 1), ((1, 1), (0, 0), (1, 1)), (1, 1, 1), 1),
     ((1, 8, 10, 10), (8, 8, 1, 1), (3, 3), ((0, 0), (0, 0)), (1, 1), 1),
     ((1, 6, 19, 19), (6, 1, 3, 3), (4, 4), ((0, 2), (1, 0)), (3, 3), 6),
+    ((1, 5, 3, 150), (5, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 5),
+    ((2, 4, 41), (4, 1, 4), (1,), ((3, 0),), (1,), 4),
+    ((1, 3, 4, 5, 9), (3, 1, 2, 3, 3), (1, 2, 2), ((0, 1), (1, 1), (1, 1)), (2, 1, 1), 3),
+    ((1, 3, 11, 64), (20, 3, 3, 5), (1, 2), ((1, 1), (2, 1)), (1, 1), 1),
+    ((2, 6, 4, 50), (10, 3, 3, 3), (2, 1), ((1, 0), (1, 1)), (1, 2), 2),
     ((1, 200, 6, 6), (33, 200, 2, 2), (2, 1), ((0, 0), (1, 1)), (1, 1), 1),
 ]
 OPERATORS = ("conv", "conv_backward_data", "conv_backward_weight")
@@ -68,13 +73,20 @@ def test_the_bits_do_not_depend_on_the_layout(op: str, geometry: tuple[Any, ...]
 
 
 @pytest.mark.skipif(NATIVE == "c", reason="no vectors")
-def test_depthwise_convolutions_read_positions_in_vectors() -> None:
+def test_depthwise_convolutions_read_lines_in_vectors() -> None:
     graph, _ = graph_of("conv", ((1, 32, 28, 28), (32, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 32))
     (node,) = [n for n in choose_layouts(graph, TARGETS[NATIVE]).nodes if n.op == "conv"]
-    assert node.attrs["layout"] == "positions"
+    assert node.attrs["layout"] == "depthwise"
+
+
+@pytest.mark.skipif(NATIVE == "c", reason="no vectors")
+def test_few_channels_are_read_line_by_line() -> None:
+    graph, _ = graph_of("conv", ((1, 3, 224, 224), (64, 3, 7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1))
+    (node,) = [n for n in choose_layouts(graph, TARGETS[NATIVE]).nodes if n.op == "conv"]
+    assert node.attrs["layout"] == "lines" and 112 % node.attrs["panel"] == 0
 
 
 def test_a_grid_keeps_only_the_phases_of_the_window() -> None:
-    grid = wide_grid((28, 28), (1, 1), (2, 2), (1, 1), ((0, 0), (0, 0)), (14, 14), 16)
+    grid = wide_grid((28, 28), (1, 1), (2, 2), (1, 1), ((0, 0), (0, 0)), (14, 14))
     assert grid.phases == ((0,), (0,)) and grid.extents == (14, 14) and grid.length >= 196
-    assert wide_grid((9,), (3,), (2,), (1,), ((1, 1),), (5,), 16).phases == ((0, 1),)
+    assert wide_grid((9,), (3,), (2,), (1,), ((1, 1),), (5,)).phases == ((0, 1),)

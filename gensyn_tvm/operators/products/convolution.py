@@ -12,8 +12,9 @@ from tvm import tirx
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import exact, terms
 from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
+from gensyn_tvm.operators.products import depthwise
 from gensyn_tvm.operators.products.chunked import Product, emit_product, units_per_chunk
-from gensyn_tvm.operators.products.image import grid_of, positions
+from gensyn_tvm.operators.products.image import grid_of, positions, reach, window_start
 
 Expr = Any
 Index = Sequence[Expr]
@@ -73,8 +74,9 @@ def conv(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Att
     """x (N, C, spatial…), w (O, C / groups, kernel…) -> (N, O, spatial…).
 
     The layout pass chooses with the attribute ``layout``: ``channels`` reads output channels in vectors, from panels, and the
-    positions of a line as rows; ``positions`` reads positions in vectors, from an image spread out for that, and output
-    channels as rows. Without it rows are positions and columns output channels.
+    positions of a line as rows. The others read positions in vectors, from an image spread out for that: ``positions`` all of
+    them and ``lines`` line by line, with output channels as rows; ``depthwise`` some lines at a time, as rows. Without it rows
+    are positions and columns output channels.
 
     With the attribute ``taps`` it is a phase of an input gradient: x is the output's gradient, w (C, O / groups, kernel…) that
     of the convolution, and for each axis (start, step, first, weight step) term t reads x at the position + start + t * step
@@ -84,6 +86,10 @@ def conv(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Att
     with kernel(name, inputs, output) as k:
         if layout == "positions":
             _conv_positions(k, inputs, output, attrs)
+        elif layout == "lines":
+            _conv_lines(k, inputs, output, attrs)
+        elif layout == "depthwise":
+            depthwise.convolution(k, inputs, output, attrs)
         elif layout == "channels":
             _conv_channels(k, inputs, output, attrs)
         else:
@@ -128,7 +134,7 @@ def _conv_channels(k: Kernel, inputs: Sequence[TensorType], output: TensorType, 
     def image(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
         position = [*batch[2:], row]
         if "taps" in attrs:
-            place = [p + r for p, r in zip(position, _reach(offset, attrs["taps"]), strict=True)]
+            place = [p + r for p, r in zip(position, reach(offset, attrs["taps"]), strict=True)]
         else:
             place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
         return source.read(batch[1], batch[0] * i64(channels) + channel, place)
@@ -158,64 +164,69 @@ def _within(channel: Expr, columns: int, groups: int) -> Expr:
     return channel if groups == 1 else channel % i64(columns)
 
 
-def _reach(offset: Index, taps: Sequence[Sequence[int]]) -> list[Expr]:
-    """Where the terms of a convolution over ``taps`` lie in its image, beside the position."""
-    return [o * i64(step) + i64(start) for o, (start, step, *_) in zip(offset, taps, strict=True)]
-
-
 def _conv_positions(k: Kernel, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> None:
-    x, w = inputs
-    groups, strides, dilations, taps = attrs["groups"], attrs["strides"], attrs["dilations"], attrs.get("taps")
-    channels, spatial, rows = x.shape[1] // groups, output.shape[2:], output.shape[1] // groups
-    window = attrs["window"] if taps else w.shape[2:]
-    grid = grid_of(attrs)
-
-    def start(offset: Index) -> Expr:
-        if taps:
-            return ravel(_reach(offset, taps), grid.extents)
-        reach = [o * i64(d) for o, d in zip(offset, dilations, strict=True)]
-        # Not all phases may be kept; those of the window are evenly spaced among the ones that are.
-        phases = [_number(r % i64(s), kept) for r, s, kept in zip(reach, strides, grid.phases, strict=True)]
-        return grid.phase_start(phases) + ravel([r // i64(s) for r, s in zip(reach, strides, strict=True)], grid.extents)
-
-    def image(batch: Index, channel: Expr, offset: Index, column: Expr) -> Expr:
-        return load(k.inputs[0], [batch[0], batch[1] * i64(channels) + channel, start(offset) + column])
-
-    def weight(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
-        if not taps:
-            return load(k.inputs[1], [batch[1] * i64(rows) + row, channel, *offset])
-        places = [o * i64(step) + i64(first) for o, (_, _, first, step) in zip(offset, taps, strict=True)]
-        return load(k.inputs[1], [batch[1] * i64(channels) + channel, row, *places])
-
-    count, line = positions(spatial, grid.extents), math.prod(grid.extents[1:])
+    x, spatial = inputs[0], output.shape[2:]
+    groups, rows, extents = attrs["groups"], output.shape[1] // attrs["groups"], grid_of(attrs).extents
+    count, line = positions(spatial, extents), math.prod(extents[1:])
     # TVM proves that a line's results are all there only if whole lines are computed.
     whole_lines = math.ceil(count / attrs["panel"]) * attrs["panel"] % line == 0
-    product = Product(
-        (x.shape[0], groups),
-        rows,
-        count,
-        channels,
-        window,
-        units_per_chunk(attrs.get("unit", math.prod(window))),
-        x.dtype,
-        weight,
-        image,
-        panel=attrs["panel"],
-        tile=attrs["tile"],
-        streamed=grid.extents if whole_lines else (),
-    )
+    streamed = extents if whole_lines else ()
+    product = _over_positions(k, x, rows, attrs, (x.shape[0], groups), count, lambda batch: i64(0), streamed)
 
     def place(i: Index) -> Index:
-        position = i[2:] if whole_lines else [ravel(i[2:], grid.extents)]
+        position = i[2:] if whole_lines else [ravel(i[2:], extents)]
         return [i[0], *_group(i[1], rows, groups), _within(i[1], rows, groups), *position]
 
     emit_product(k, product, place)
 
 
-def _number(phase: Expr, kept: Sequence[int]) -> Expr:
-    """The number of a phase among those that are kept, which are 0, step, 2 * step, …"""
-    step = kept[1] - kept[0] if len(kept) > 1 else 1
-    return phase if step == 1 else phase // i64(step)
+def _conv_lines(k: Kernel, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> None:
+    x, outer = inputs[0], output.shape[2:-1]
+    groups, rows, extents = attrs["groups"], output.shape[1] // attrs["groups"], grid_of(attrs).extents
+
+    def line(batch: Index) -> Expr:
+        return ravel([*batch[2:], i64(0)], extents)
+
+    product = _over_positions(k, x, rows, attrs, (x.shape[0], groups, *outer), output.shape[-1], line)
+    emit_product(k, product, lambda i: [i[0], *_group(i[1], rows, groups), *i[2:-1], _within(i[1], rows, groups), i[-1]])
+
+
+def _over_positions(
+    k: Kernel,
+    x: TensorType,
+    rows: int,
+    attrs: Attrs,
+    batch: Sequence[int],
+    count: int,
+    line: Callable[[Index], Expr],
+    streamed: Sequence[int] = (),
+) -> Product:
+    """``rows`` output channels by ``count`` positions of the grid from ``line(batch index)`` on, read in vectors."""
+    taps, channels = attrs.get("taps"), x.shape[1] // attrs["groups"]
+
+    def image(b: Index, channel: Expr, offset: Index, column: Expr) -> Expr:
+        return load(k.inputs[0], [b[0], b[1] * i64(channels) + channel, window_start(attrs, offset) + line(b) + column])
+
+    def weight(b: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
+        if not taps:
+            return load(k.inputs[1], [b[1] * i64(rows) + row, channel, *offset])
+        places = [o * i64(step) + i64(first) for o, (_, _, first, step) in zip(offset, taps, strict=True)]
+        return load(k.inputs[1], [b[1] * i64(channels) + channel, row, *places])
+
+    return Product(
+        batch,
+        rows,
+        count,
+        channels,
+        attrs["window"],
+        units_per_chunk(attrs.get("unit", math.prod(attrs["window"]))),
+        x.dtype,
+        weight,
+        image,
+        panel=attrs["panel"],
+        tile=attrs["tile"],
+        streamed=streamed,
+    )
 
 
 def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
@@ -225,7 +236,7 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
     every channel is a group of its own (attribute ``depthwise`` of the layout pass) columns are channels.
     """
     if attrs.get("depthwise"):
-        return _depthwise_weight(name, inputs, output, attrs)
+        return depthwise.weight_gradient(name, inputs, output, attrs)
     x, dy = inputs
     groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
     spatial = attrs["spatial"] if "panel" in attrs else dy.shape[2:]
@@ -261,46 +272,6 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
             tile=attrs.get("tile", 0),
         )
         emit_product(k, product, lambda i: [i[0] // i64(columns), ravel(i[1:], [channels, *window]), i[0] % i64(columns)])
-    return k.result()
-
-
-def _depthwise_weight(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
-    """Both operands in panels of channels: x (1, panels, N * padded positions, width), dy (1, panels, N * positions, width)."""
-    strides, dilations, spatial, window = attrs["strides"], attrs["dilations"], attrs["spatial"], output.shape[2:]
-    extents, number, width = attrs["extents"], attrs["number"], attrs["panel"]
-    lines = (number, *spatial[:-1])
-    with kernel(name, inputs, output) as k:
-
-        def place(unit: Expr, inner: Index) -> tuple[Expr, list[Expr]]:
-            sample, *line = unravel(unit, lines)
-            return sample, [*line, *inner]
-
-        def image(batch: Index, row: Expr, unit: Expr, inner: Index, column: Expr) -> Expr:
-            sample, position = place(unit, inner)
-            axes = zip(position, unravel(row, window), strides, dilations, strict=True)
-            term = ravel([sample, *(p * i64(s) + o * i64(d) for p, o, s, d in axes)], [number, *extents])
-            return load(k.inputs[0], [i64(0), column // i64(width), term, column % i64(width)])
-
-        def gradient(batch: Index, unit: Expr, inner: Index, column: Expr) -> Expr:
-            sample, position = place(unit, inner)
-            term = ravel([sample, *position], [number, *spatial])
-            return load(k.inputs[1], [i64(0), column // i64(width), term, column % i64(width)])
-
-        product = Product(
-            (),
-            math.prod(window),
-            output.shape[0],
-            math.prod(lines),
-            spatial[-1:],
-            units_per_chunk(spatial[-1]),
-            output.dtype,
-            lambda batch, row, unit, inner: i64(0),
-            gradient,
-            left_by_column=image,
-            panel=width,
-            tile=attrs["tile"],
-        )
-        emit_product(k, product, lambda i: [ravel(i[2:], window), i[0]])
     return k.result()
 
 

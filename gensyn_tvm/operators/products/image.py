@@ -18,7 +18,7 @@ from tvm.tirx.script.builder import ir as T
 
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import terms
-from gensyn_tvm.operators.nest import as_written, i64, kernel, load, unravel
+from gensyn_tvm.operators.nest import as_written, i64, kernel, load, ravel, unravel
 from gensyn_tvm.operators.products.packing import vector
 
 Expr = Any
@@ -74,16 +74,13 @@ def wide_grid(
     dilations: Sequence[int],
     padding: Sequence[tuple[int, int]],
     output: Sequence[int],
-    width: int,
 ) -> Grid:
-    """The grid of a convolution's positions, read ``width`` at a time."""
+    """The grid of a convolution's positions."""
     phases = tuple(tuple(sorted({j * d % s for j in range(e)})) for e, s, d in zip(window, strides, dilations, strict=True))
     reach = [(e - 1) * d // s for e, s, d in zip(window, strides, dilations, strict=True)]
     extents = tuple(o + r for o, r in zip(output, reach, strict=True))
-    computed = math.ceil(positions(output, extents) / width) * width
-    last = math.prod(len(p) for p in phases) - 1
-    length = last * math.prod(extents) + flat(reach, extents) + computed
-    return Grid(tuple(size), tuple(padding), phases, tuple(strides), extents, max(length, (last + 1) * math.prod(extents)))
+    length = math.prod(map(len, phases)) * math.prod(extents)
+    return Grid(tuple(size), tuple(padding), phases, tuple(strides), extents, length)
 
 
 def flat(index: Sequence[int], extents: Sequence[int]) -> int:
@@ -97,6 +94,28 @@ def flat(index: Sequence[int], extents: Sequence[int]) -> int:
 def positions(output: Sequence[int], extents: Sequence[int]) -> int:
     """Flat indices of a wide grid from the first to the last position of the result."""
     return flat([o - 1 for o in output], extents) + 1
+
+
+def reach(offset: Sequence[Expr], taps: Sequence[Sequence[int]]) -> list[Expr]:
+    """Where the terms of a convolution over ``taps`` lie in its image, beside the position."""
+    return [o * i64(step) + i64(start) for o, (start, step, *_) in zip(offset, taps, strict=True)]
+
+
+def window_start(attrs: Mapping[str, Any], offset: Sequence[Expr]) -> Expr:
+    """Flat index in a convolution's grid of what its first position reads for a kernel position."""
+    grid = grid_of(attrs)
+    if "taps" in attrs:
+        return ravel(reach(offset, attrs["taps"]), grid.extents)
+    far = [o * i64(d) for o, d in zip(offset, attrs["dilations"], strict=True)]
+    # Not all phases may be kept; those of the window are evenly spaced among the ones that are.
+    phases = [_number(r % i64(s), kept) for r, s, kept in zip(far, attrs["strides"], grid.phases, strict=True)]
+    return grid.phase_start(phases) + ravel([r // i64(s) for r, s in zip(far, attrs["strides"], strict=True)], grid.extents)
+
+
+def _number(phase: Expr, kept: Sequence[int]) -> Expr:
+    """The number of a phase among those that are kept, which are 0, step, 2 * step, …"""
+    step = kept[1] - kept[0] if len(kept) > 1 else 1
+    return phase if step == 1 else phase // i64(step)
 
 
 class _Spread:
