@@ -87,5 +87,5 @@ $(STAMP): pyproject.toml setup.py
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
 	"$(BIN)/python" -m pip install "pip>=24" "setuptools>=77.0.3"
 	"$(BIN)/python" -m pip install torch==2.13.0
-	"$(BIN)/python" -m pip install --no-build-isolation -e ".[onnx,torch,tensorflow,keras,train,cuda,demo,bench,dev]"
+	"$(BIN)/python" -m pip install --no-build-isolation -e ".[onnx,torch,tensorflow,keras,train,cuda,demo,tune,bench,dev]"
 	touch "$(STAMP)"

@@ -103,14 +103,14 @@ def key(graph: Graph, target: CpuTarget, style: str, recomputed: Collection[int]
         "recomputed": sorted(recomputed),
         "numerics": rules.NUMERICS_VERSION,
         "versions": [version("apache-tvm"), version("apache-tvm-ffi")],
-        "sources": _sources(),
+        "sources": sources_digest(),
         "tuned": records.active(target.name).digest() if style == "fast" else "",
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @cache
-def _sources() -> str:
+def sources_digest() -> str:
     """A digest of this package's code, so that a changed pass or schedule builds again."""
     root, digest = Path(__file__).resolve().parent, hashlib.sha256()
     for top, folders, files in os.walk(root, followlinks=True):

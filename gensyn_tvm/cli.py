@@ -16,6 +16,7 @@ from gensyn_tvm import __version__, cli_examine, cli_weights
 from gensyn_tvm.cli_output import Result, busy, print_error, progress, quiet, show
 from gensyn_tvm.conversion.options import add_options as add_convert_options
 from gensyn_tvm.errors import GensynError, InputError
+from gensyn_tvm.tuning.options import add_options as add_tune_options
 
 #: Losses of one output and one target whose type they know.
 _LOSSES = (
@@ -142,6 +143,12 @@ def parser() -> argparse.ArgumentParser:
 
     sub = commands.add_parser("weights", help="Weights to and from files of the frameworks (docs/weights.md).")
     cli_weights.add_options(sub.add_subparsers(metavar="DIRECTION", required=True))
+
+    text = "Search for faster schedules of a model's products, and keep them as records (docs/tuning.md)."
+    sub = command("tune", _tune, text)
+    sub.add_argument("model", help=f"a .gtvm file, {model}")
+    add_tune_options(sub)
+    _add_shapes(sub)
 
     command("doctor", _doctor, "Say what this machine can build and run, and whether its arithmetic is sound.")
     sub = command("cache", _cache, "Show the build cache: where it is and how large (docs/usage.md).")
@@ -304,6 +311,15 @@ def _run(options: argparse.Namespace) -> int:
     for name, array in outputs.items():
         result[f"output {name}"] = f"{array.dtype}{list(array.shape)} {array_digest(array)}"
     return show(options, {**result, "output": options.output} if options.output else result)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from gensyn_tvm import commands
+    from gensyn_tvm.tuning.command import run
+
+    with busy("importing", options):
+        source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+    return show(options, run(options, source, quiet=quiet(options)))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ ABSENT = (
     "onnxscript",
     "sklearn",
     "scipy",
+    "optuna",
     "matplotlib",
     "pytest",
     "hypothesis",
@@ -94,6 +95,8 @@ def test_wheel_has_every_module_once(wheel: Path) -> None:
     assert found == modules(ROOT)
     assert {"gensyn_tvm/frontends/onnx.py", "gensyn_tvm/frontends/torch.py", "gensyn_tvm/schedules/driver.py"} <= found
     assert {"gensyn_tvm/py.typed", "gensyn_tvm/demo/digits_mlp.onnx"} <= set(names)
+    tuned = {f"gensyn_tvm/schedules/tuned/{p.name}" for p in (ROOT / "schedules" / "tuned").glob("*.json")}
+    assert tuned == {n for n in names if "/tuned/" in n}
     assert {n.split("/")[0] for n in names} == {"gensyn_tvm", f"gensyn_tvm-{__version__}.dist-info"}
 
 
@@ -117,7 +120,7 @@ def test_metadata(wheel: Path) -> None:
     assert {"apache-tvm==0.27.0.post1", "apache-tvm-ffi==0.1.14.post1"} <= set(needed)
     assert not any(name.startswith(("torch", "onnx", "tensorflow", "keras")) for name in needed)
     extras = {line.split(": ", 1)[1] for line in lines if line.startswith("Provides-Extra:")}
-    assert extras == {"onnx", "torch", "tensorflow", "keras", "train", "demo", "bench", "dev"}
+    assert extras == {"onnx", "torch", "tensorflow", "keras", "train", "demo", "tune", "bench", "dev"}
     assert "gensyn-tvm = gensyn_tvm.cli:main" in scripts
 
 

@@ -63,6 +63,17 @@ def required_features(level: str) -> frozenset[str]:
     return frozenset().union(*(X86_64_LEVELS[name] for name in names[1 : names.index(level) + 1]))
 
 
+def processor_name(cpuinfo: Path = _CPUINFO) -> str:
+    """What the processor calls itself, with family and model where the system tells; else the architecture."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    found = {key.strip(): value.strip() for key, _, value in reversed([line.partition(":") for line in lines])}
+    numbers = [f"{name} {found[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in found]
+    return " ".join([found.get("model name", platform.machine()), *numbers])
+
+
 def core_count() -> int:
     """Number of logical cores that this process may use (its affinity mask where the system has one)."""
     if hasattr(os, "sched_getaffinity"):

@@ -69,7 +69,7 @@ def test_recomputation_and_sources_are_part_of_the_key(monkeypatch: pytest.Monke
     target = TARGETS["x86-64"]
     before = build_cache.key(network(), target, "fast", ())
     assert build_cache.key(network(), target, "fast", (2,)) != before
-    monkeypatch.setattr(build_cache, "_sources", lambda: "changed")
+    monkeypatch.setattr(build_cache, "sources_digest", lambda: "changed")
     assert build_cache.key(network(), target, "fast", ()) != before
 
 
