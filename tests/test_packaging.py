@@ -120,7 +120,7 @@ def test_metadata(wheel: Path) -> None:
     assert {"apache-tvm==0.27.0.post1", "apache-tvm-ffi==0.1.14.post1"} <= set(needed)
     assert not any(name.startswith(("torch", "onnx", "tensorflow", "keras")) for name in needed)
     extras = {line.split(": ", 1)[1] for line in lines if line.startswith("Provides-Extra:")}
-    assert extras == {"onnx", "torch", "tensorflow", "keras", "train", "demo", "tune", "bench", "dev"}
+    assert extras == {"onnx", "torch", "tensorflow", "keras", "train", "cuda", "demo", "tune", "bench", "dev"}
     assert "gensyn-tvm = gensyn_tvm.cli:main" in scripts
 
 

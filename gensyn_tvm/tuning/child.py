@@ -30,6 +30,8 @@ from gensyn_tvm.schedules.records import NONE, Records, using
 
 #: Shortest time that is measured as one.
 _TICK = 1e-3
+#: Calls from which blocks need no call to warm up.
+_LONG = 0.2
 
 
 class Subject:
@@ -63,17 +65,20 @@ def bits(value: Any) -> list[np.ndarray]:
 def race(first: Callable[[], Any], second: Callable[[], Any], rounds: int, seconds: float) -> float:
     """The median time of a call of the first divided by that of the second, from blocks in turn."""
     times: tuple[list[float], list[float]] = ([], [])
-    counts = []
+    counts, long = [], False
     for run in (first, second):
         run()
         start = time.perf_counter()
         run()
-        counts.append(max(1, math.ceil(_TICK / max(time.perf_counter() - start, 1e-7))))
+        once = time.perf_counter() - start
+        counts.append(max(1, math.ceil(_TICK / max(once, 1e-7))))
+        long = long or once > _LONG
     for turn in range(rounds):
         # Who is second finds warm threads; so they take turns in that, too.
         for which in (0, 1) if turn % 2 else (1, 0):
             run, begin = (first, second)[which], time.perf_counter()
-            run()
+            if not long:
+                run()
             while True:
                 start = time.perf_counter()
                 for _ in range(counts[which]):
