@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Collection
@@ -20,6 +21,8 @@ from gensyn_tvm.targets.cpu import CpuTarget, resolve_target
 if TYPE_CHECKING:
     from gensyn_tvm.training.accumulation import AccumulatedStep
     from gensyn_tvm.training.step import TrainingStep
+
+_LOG = logging.getLogger(__name__)
 
 #: Flags of the C oracle: no optimisation, no contraction, wrapping integers, no type-based aliasing (bit casts).
 _C_FLAGS = [
@@ -130,7 +133,7 @@ def compile(
         source.recomputed,
         lambda: build_library(source.graph, resolved, style, source.recomputed),
     )
-    return Executable.from_library(
+    exe = Executable.from_library(
         source.graph,
         source.state,
         library,
@@ -139,6 +142,9 @@ def compile(
         threads=threads,
         learning_rate=source.learning_rate,
     )
+    for warning in exe.warnings:  # whether it was built now or is from the cache
+        _LOG.warning("%s", warning)
+    return exe
 
 
 def _compile_accumulated(

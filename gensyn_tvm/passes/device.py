@@ -6,6 +6,7 @@ Layouts of products are chosen for vectors of a CPU, so that phase is left out.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import ScheduleError
@@ -46,7 +47,7 @@ def device_program(graph: Graph, target: GpuTarget, style: str = "fast", recompu
     with target.to_tvm():
         module = legalise(lift(recompute(graph, recomputed)))
         module = reorder(fuse(keep_prepared(module, fixed_inputs(graph)), rows=False))
-        module = verify(schedule(module, target, style), module, target, style)
+        module, warnings = verify(schedule(module, target, style), module, target, style)
         cuts = {gv.name_hint: cut(gv.name_hint, store_as_bytes(f, parameters=True)) for gv, f in kernels(module)}
         program = in_pieces(calls_of(module, fixed_inputs(graph)), cuts)
     used = {call.kernel for call in program.calls}
@@ -55,7 +56,7 @@ def device_program(graph: Graph, target: GpuTarget, style: str = "fast", recompu
         target.kind,
         source_of(pieces, target),
         {piece.name: piece.launch for piece in pieces},
-        plan_memory(program, parallel=False, in_place={}),
+        replace(plan_memory(program, parallel=False, in_place={}), warnings=tuple(warnings)),
         constant_area(program.constants),
     )
 

@@ -12,9 +12,8 @@ lower       Relax → one function that calls the kernels, with planned memory
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
@@ -46,7 +45,6 @@ from gensyn_tvm.targets.cpu import CpuTarget
 from gensyn_tvm.targets.host import assemble, is_parallel
 
 _REDUCTION = 2  # tirx.IterVar.CommReduce
-_LOG = logging.getLogger(__name__)
 
 #: Phases in order, as ``gensyn-tvm inspect --phase`` names them.
 PHASES = ("lift", "legalise", "fuse", "schedule", "lower")
@@ -80,11 +78,11 @@ def schedule(module: Any, target: Target, style: str) -> Any:
     return scheduled
 
 
-def verify(module: Any, unscheduled: Any, target: Target, style: str) -> Any:
+def verify(module: Any, unscheduled: Any, target: Target, style: str) -> tuple[Any, list[str]]:
     """The module with every kernel proved to compute what it did before it was scheduled, in order and exactly.
 
     A kernel that the verifier cannot follow even as it was written, not after a fusion of rows, or that has no reduction, runs
-    with a simpler schedule or none; that is logged as a warning, because it costs speed.
+    with a simpler schedule or none; the second result has a warning for each, because it costs speed.
 
     Raises:
         ScheduleError: a reduction may run out of order, or a value may be another one.
@@ -92,31 +90,34 @@ def verify(module: Any, unscheduled: Any, target: Target, style: str) -> Any:
     """
     variants = {gv.name_hint: function for gv, function in kernels(unscheduled)}
     proved = tvm.IRModule(module.functions, attrs=module.attrs)
+    warnings: list[str] = []
     for gv, function in kernels(module):
         name = gv.name_hint
         if AS_WRITTEN in dict(function.attrs):
             check_moves(name, function)
         else:
-            function = _proved(name, function, variants[name], target, style)
+            function, warning = _proved(name, function, variants[name], target, style)
+            warnings += [warning] if warning else []
             proved.update_func(gv, function)
         check_exactness(name, function)
-    return proved
+    return proved, warnings
 
 
-def _proved(name: str, function: Any, variant: Any, target: Target, style: str) -> Any:
-    """The scheduled kernel; in a simpler style if the verifier cannot follow it, unless a reduction's order is at stake."""
+def _proved(name: str, function: Any, variant: Any, target: Target, style: str) -> tuple[Any, str]:
+    """The scheduled kernel; in a simpler style, with a warning, if the verifier cannot follow it, unless a reduction's order
+    is at stake.
+    """
     try:
         with naming_primitive(name, variant, target, style):
             check_order(name, function, variant)
-        return function
+        return function, ""
     except ScheduleError as refused:
         ordered = _reduces(variant) and not name.startswith(ROWS_PREFIX)
         if ordered and _is_followed(name, variant, variant):
             raise
         plain = schedule_kernel(name, variant, target, "plain")
         found = plain if _is_followed(name, plain, variant) else variant
-        _LOG.warning("kernel %r runs with a simpler schedule: %s", name, refused)
-        return found
+        return found, f"kernel {name!r} runs with a simpler schedule: {refused}"
 
 
 def _reduces(function: Any) -> bool:
@@ -191,8 +192,9 @@ def run_phases(
             module = fuse(keep_prepared(module, fixed_inputs(graph)), rows=style == "fast")
         module = reorder(module)
         see("fuse", module)
-        module = verify(schedule(module, target, style), module, target, style)
+        module, warnings = verify(schedule(module, target, style), module, target, style)
         see("schedule", module)
         lowered = lower(store_booleans(module), fixed_inputs(graph))
+        lowered = replace(lowered, plan=replace(lowered.plan, warnings=tuple(warnings)))
         see("lower", lowered.module)
     return lowered

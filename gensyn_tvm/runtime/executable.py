@@ -121,6 +121,11 @@ class Executable:
         return rules.NUMERICS_VERSION
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What ``compile`` logs as warnings: kernels that run with a simpler schedule."""
+        return self._machine.plan.warnings
+
+    @property
     def is_training_step(self) -> bool:
         """Whether the program updates state."""
         return any(o.updates for o in self.graph.outputs)

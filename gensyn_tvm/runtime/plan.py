@@ -23,7 +23,7 @@ ALIGNMENT = 64
 #: Bytes at whose multiples kernels accept arrays: NumPy's are there, so that inputs are read where they are.
 ACCEPTED = 16
 #: Of the conventions between code and runtime.
-VERSION = 2
+VERSION = 3
 #: Areas of memory, in the order of their slots behind those of inputs and outputs: constants of the program, arrays that
 #: depend on parameters and constants only, intermediate arrays of a run, and intermediate arrays of the preparation.
 AREAS = ("constants", "prepared", "workspace", "scratch")
@@ -66,6 +66,7 @@ class Plan:
         areas: bytes of each of ``AREAS``.
         parallel: whether any kernel uses more than one thread.
         in_place: outputs that take the memory of an input, which their kernels read and overwrite; by output.
+        warnings: what the user should hear about the program whenever it is compiled.
     """
 
     inputs: tuple[TensorType, ...]
@@ -77,6 +78,7 @@ class Plan:
     areas: Mapping[str, int]
     parallel: bool
     in_place: Mapping[int, int]
+    warnings: tuple[str, ...] = ()
 
     @property
     def slots(self) -> int:
@@ -120,6 +122,7 @@ class Plan:
             areas=v["areas"],
             parallel=v["parallel"],
             in_place={int(k): i for k, i in v["in_place"].items()},
+            warnings=tuple(v["warnings"]),
         )
 
 

@@ -17,7 +17,7 @@ from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.cli import main
 from gensyn_tvm.compiler import compile
-from gensyn_tvm.errors import InputError
+from gensyn_tvm.errors import InputError, ScheduleError
 from gensyn_tvm.targets.cpu import TARGETS, resolve_target
 
 X = np.linspace(-2, 2, 35, dtype=np.float32).reshape(5, 7)
@@ -86,6 +86,27 @@ def test_a_damaged_entry_is_built_again(folder: Path, builds: list[Any], caplog:
     compile(network())
     compile(network())
     assert len(builds) == 3
+
+
+def test_warnings_are_repeated(
+    folder: Path, builds: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that the verifier cannot follow is slow for those too who find it in the cache."""
+
+    def refuse(name: str, function: Any, variant: Any) -> None:
+        raise ScheduleError("cannot follow it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gensyn_tvm.passes.pipeline.check_order", refuse)
+        for count in (1, 2, 3):
+            exe = compile(network())
+            assert len(builds) == 1
+            assert caplog.text.count("runs with a simpler schedule: cannot follow it") == count
+            assert len(exe.warnings) == 1 and "'fused_exp" in exe.warnings[0]
+    caplog.clear()
+    with build_cache.fresh_builds():
+        assert compile(network()).warnings == ()
+    assert not caplog.text
 
 
 def test_an_entry_of_another_program_is_not_taken(folder: Path, builds: list[Any]) -> None:

@@ -60,8 +60,10 @@ class Meaning:
         self._memo: dict[tuple[int, tuple[Form, ...]], int] = {}
         self.definitions: dict[int, Definition] = {}
         self._open: list[Definition] = []
-        for buffer, blocks in self._writers().items():
-            self.definitions[buffer] = self._define(blocks)
+        self._waiting = self._writers()
+        self._begun: set[int] = set()
+        for buffer in [*self._waiting]:
+            self._defined(buffer)
 
     def _writers(self) -> dict[int, list[Block]]:
         writers: dict[int, list[Block]] = {}
@@ -69,6 +71,19 @@ class Meaning:
             key = hash(block.store.buffer)
             writers[key] = [*writers.pop(key, []), block]
         return writers
+
+    def _defined(self, buffer: int) -> Definition | None:
+        """The definition of a buffer by its hash; None for one that is only read.
+
+        A reduction may read a buffer that a later block completes, of whose elements it reads those that are there by then.
+        """
+        if buffer in self._waiting:
+            blocks = self._waiting.pop(buffer)
+            self._begun.add(buffer)
+            self.definitions[buffer] = self._define(blocks)
+        elif buffer in self._begun and buffer not in self.definitions:
+            raise Unproved("buffers whose elements depend on one another")
+        return self.definitions.get(buffer)
 
     def _define(self, blocks: list[Block]) -> Definition:
         parts = [b for b in blocks if b.reductions] or blocks
@@ -133,10 +148,10 @@ class Meaning:
         return number
 
     def _load(self, buffer: Any, place: tuple[Form, ...]) -> int:
-        definition = self.definitions.get(hash(buffer))
+        definition = self._defined(hash(buffer))
         if definition is None:
             if hash(buffer) not in self._params:
-                raise Unproved(f"buffer {buffer.name} is read before it is written")
+                raise Unproved(f"buffer {buffer.name}, which nothing writes")
             return self.numbers.of("input", self._params[hash(buffer)], place)
         point = self.point(definition, place)
         if definition.key is not None:
