@@ -76,12 +76,14 @@ class Built:
     """A compiled source.
 
     Attributes:
+        source: the CUDA C++.
         ptx: the code that all others were made of.
         cubins: ELF files, by architecture.
         fatbin: all of these in one, for ``cuModuleLoadData``.
         resources: by architecture and kernel.
     """
 
+    source: str = field(repr=False)
     ptx: str = field(repr=False)
     cubins: Mapping[int, bytes] = field(repr=False)
     fatbin: bytes = field(repr=False)
@@ -171,6 +173,7 @@ def compile_cuda(
         images.append(f"--image3=kind=ptx,sm={ARCHITECTURES[0]},file={folder / 'program.ptx'}")
         _run([toolkit.tool("fatbinary"), "-64", f"--create={folder / 'program.fatbin'}", *images], cwd=folder)
         return Built(
+            source,
             (folder / "program.ptx").read_text(encoding="ascii"),
             {a: _cubin(folder, a).read_bytes() for a in architectures},
             (folder / "program.fatbin").read_bytes(),
