@@ -65,7 +65,8 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
         *("mul.f32", ""),
     ),
 }
-ATTACK = "#include <cuda_fp16.h>\n#include <cstdio>\n" + "".join(kernel(body, f"k_{name}") for name, (body, _, _) in ATTACKS.items())
+HEAD = "#include <cuda_fp16.h>\n#include <cstdio>\n"
+ATTACK = HEAD + "".join(kernel(body, f"k_{name}") for name, (body, _, _) in ATTACKS.items())
 SAMPLE = (75, 90, 120)
 
 
