@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ THREADS = (1, 2)
 _CAPABILITIES = {"default": "x86-64", "avx2": "x86-64-v3", "avx512": "x86-64-v4"}
 
 Progress = Callable[[str], None]
+#: Runs a graph on arrays by name; the outputs by (name, whether it updates the state of that name).
+RunNamed = Callable[[Mapping[str, np.ndarray]], dict[tuple[str, bool], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -164,13 +167,12 @@ def compiled_rows(model: Model, step: TrainingStep, data: Digits, report: Report
                 report.rows.append(Row(model.name, "gensyn_tvm", label, what, before, early.digest()))
 
 
-def interpreter_row(model: Model, step: TrainingStep, data: Digits, report: Report) -> None:
-    """A few steps by the NumPy interpreter, which shares no code with the compiler."""
+def first_steps(model: Model, step: TrainingStep, data: Digits, run: RunNamed) -> State:
+    """The state after a few steps by an executor of the step's graph."""
     graph = step.graph
     state: dict[str, np.ndarray] = {**step.parameters, **step.states, **step.optimizer_state}
     batch_names = [i.name for i in graph.inputs if i.role in ("input", "target")]
     control = {i.name: i.role for i in graph.inputs if i.role in ("seed", "step", "learning_rate")}
-    start = time.perf_counter()
     for k, batch in enumerate(steps_of(model, data, INTERPRETED_STEPS)):
         values = {"seed": np.int64(0), "step": np.int64(k), "learning_rate": np.float32(step.learning_rate)}
         given = {
@@ -178,11 +180,17 @@ def interpreter_row(model: Model, step: TrainingStep, data: Digits, report: Repo
             **dict(zip(batch_names, batch, strict=True)),
             **{n: np.asarray(values[r]) for n, r in control.items()},
         }
-        outputs = run_named(graph, given)
-        state.update({name: value for (name, updates), value in outputs.items() if updates})
+        state.update({name: value for (name, updates), value in run(given).items() if updates})
+    return State(state)
+
+
+def interpreter_row(model: Model, step: TrainingStep, data: Digits, report: Report) -> None:
+    """A few steps by the NumPy interpreter, which shares no code with the compiler."""
+    start = time.perf_counter()
+    state = first_steps(model, step, data, partial(run_named, step.graph))
     seconds = time.perf_counter() - start
     what = f"state after {INTERPRETED_STEPS} steps"
-    report.rows.append(Row(model.name, "gensyn_tvm", "NumPy interpreter", what, seconds, State(state).digest()))
+    report.rows.append(Row(model.name, "gensyn_tvm", "NumPy interpreter", what, seconds, state.digest()))
 
 
 def peer_rows(report: Report, progress: Progress) -> None:

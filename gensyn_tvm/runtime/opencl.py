@@ -6,11 +6,13 @@ schedules as for CUDA.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.canonical.types import from_carrier, to_carrier
 from gensyn_tvm.errors import InputError, TargetError, describe
 from gensyn_tvm.runtime.plan import ALIGNMENT, AREAS, Argument, nbytes
 from gensyn_tvm.runtime.pocl import name_processor
@@ -120,3 +122,33 @@ class OpenClMachine:
         kernel.set_args(*arguments)
         size = tuple(g * b for g, b in zip(launch.grid, launch.block, strict=True))
         self._cl.enqueue_nd_range_kernel(self._queue, kernel, size, launch.block)
+
+
+class OpenClExecutable:
+    """A canonical graph and its program, run on arrays by name as the interpreter runs them."""
+
+    def __init__(self, graph: Graph, program: DeviceProgram, definitions: Sequence[str] = ()) -> None:
+        self.graph = graph
+        self._machine = OpenClMachine(program, definitions)
+
+    def run(self, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """One array for each output of the graph, in order.
+
+        Raises:
+            InputError: an array is missing, or of another shape or dtype.
+        """
+        missing = [i.name for i in self.graph.inputs if i.name not in given]
+        if missing:
+            raise InputError(f"missing inputs {', '.join(missing)}")
+        found = self._machine.run([np.asarray(to_carrier(np.asarray(given[i.name]))) for i in self.graph.inputs])
+        types, extents = self.graph.value_types(), iter(found[len(self.graph.outputs) :])
+        results = []
+        for output, array in zip(self.graph.outputs, found, strict=False):
+            for axis, _ in output.extents:
+                array = array[(slice(None),) * axis + (slice(0, max(int(next(extents)), 0)),)]
+            results.append(from_carrier(np.array(array, order="C"), types[output.value].dtype))
+        return results
+
+    def run_named(self, given: Mapping[str, np.ndarray]) -> dict[tuple[str, bool], np.ndarray]:
+        """Like ``run``, with the outputs by (name, whether it updates the state of that name)."""
+        return {(o.name, o.updates): array for o, array in zip(self.graph.outputs, self.run(given), strict=True)}
