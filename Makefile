@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench schedules bench-demo onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench schedules gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -79,6 +79,10 @@ fuzz-onnx: $(STAMP)
 # benchmarks/results/gradients.json.
 gradients: $(STAMP)
 	"$(BIN)/python" scripts/check_gradients.py
+
+# All that a GPU would run, as OpenCL on PoCL: an hour. Continues where it was stopped; writes benchmarks/results/gpu_rehearsal.json.
+gpu-rehearsal: $(STAMP)
+	"$(BIN)/python" -m benchmarks.gpu_rehearsal
 
 clean:
 	rm -rf "$(VENV)" build dist demo-output fuzz-failures *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,129 @@
+"""Everything that a GPU would run, run as OpenCL on PoCL: ``make gpu-rehearsal``.
+
+Each family of operators with every kind of special value, against the interpreter; inference and one training step of each
+model of the training comparison (benchmarks/training_models.py), against the native CPU target. All in both styles of
+schedules, and once more with blocks and threads in descending order. Results go to benchmarks/results/gpu_rehearsal.json after
+each item, so that a run continues where it was stopped; ``--only NAME`` runs one item (repeatable). The exit status is 1 if any
+bit differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gensyn_tvm
+from benchmarks.training_models import MODELS
+from gensyn_tvm import interpreter
+from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
+from gensyn_tvm.compiler import Source, source_of
+from gensyn_tvm.evidence.digests import state_digest
+from gensyn_tvm.passes.device import STYLES, device_program
+from gensyn_tvm.runtime.executable import as_array
+from gensyn_tvm.runtime.opencl import OpenClExecutable
+from gensyn_tvm.targets.gpu import OPENCL
+from tests.operators.cases import FAMILIES, bundle
+
+RESULT = Path(__file__).resolve().parent / "results" / "gpu_rehearsal.json"
+#: Blocks and threads in descending order: what depends on their order has other bits then.
+DESCENDING = (
+    "GX_GROUP(d)=(get_num_groups(d)-1-get_group_id(d))",
+    "GX_LOCAL(d)=(get_local_size(d)-1-get_local_id(d))",
+)
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def digest_of(graph: Graph, arrays: list[np.ndarray]) -> str:
+    """One digest of all outputs."""
+    named = {f"{k} {o.name}": a for k, (o, a) in enumerate(zip(graph.outputs, arrays, strict=True))}
+    return state_digest(named)
+
+
+def compared(graph: Graph, given: Arrays, expected: list[np.ndarray]) -> dict[str, Any]:
+    """A row of the results."""
+    wanted = digest_of(graph, expected)
+    row: dict[str, Any] = {"digest": wanted, "kernels": {}, "differ": []}
+    for style in STYLES:
+        program = device_program(graph, OPENCL, style)
+        row["kernels"][style] = len(program.launches)
+        orders = {"ascending": (), "descending": DESCENDING} if style == STYLES[-1] else {"ascending": ()}
+        for order, definitions in orders.items():
+            found = OpenClExecutable(graph, program, definitions).run(given)
+            if digest_of(graph, found) != wanted:
+                row["differ"].append(f"{style}, {order}")
+    return row
+
+
+def family(name: str) -> dict[str, Any]:
+    """A family of operators."""
+    graph, given = bundle(FAMILIES[name])
+    return compared(graph, given, list(interpreter.run(graph, given)))
+
+
+def _step_inputs(source: Source, batch: Arrays) -> dict[str, np.ndarray]:
+    values = {"seed": np.int64(0), "step": np.int64(0), "learning_rate": np.float32(source.learning_rate or 0.0)}
+    control = {i.name: np.asarray(values[i.role]) for i in source.graph.inputs if i.role in values}
+    return {**source.state.numpy(), **batch, **control}
+
+
+def model(name: str, *, training: bool) -> dict[str, Any]:
+    """A model's inference, or one training step."""
+    chosen = MODELS[name]
+    program = gensyn_tvm.from_torch(chosen.build(), chosen.example())
+    inputs, target = chosen.batch()
+    compiled: Any = program
+    if training:
+        compiled = gensyn_tvm.training_step(program, loss="cross_entropy", optimizer=gensyn_tvm.AdamW(lr=1e-3))
+    source = source_of(compiled)
+    names = [i.name for i in source.graph.inputs if i.role == "input"]
+    batch = dict(zip(names, inputs.values(), strict=True))
+    batch |= {i.name: target for i in source.graph.inputs if i.role == "target"}
+    given = _step_inputs(source, batch)
+    executable = gensyn_tvm.compile(compiled)
+    state = {i.name: given[i.name] for i in source.graph.inputs if i.role in STATE_ROLES}
+    rest = {n: a for n, a in given.items() if n not in state}
+    return compared(source.graph, given, [as_array(o) for o in executable.run(rest, state)])
+
+
+def items() -> dict[str, Callable[[], dict[str, Any]]]:
+    """All that there is to run, by name."""
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    for name in FAMILIES:
+        found[f"operators: {name}"] = lambda name=name: family(name)  # type: ignore[misc]
+    for name in MODELS:
+        found[f"inference: {name}"] = lambda name=name: model(name, training=False)  # type: ignore[misc]
+        found[f"training step: {name}"] = lambda name=name: model(name, training=True)  # type: ignore[misc]
+    return found
+
+
+def main() -> None:
+    """Run what is asked for and write the results."""
+    every = items()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", choices=list(every))
+    parser.add_argument("--again", action="store_true", help="run also what the result file has")
+    options = parser.parse_args()
+    rows: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    for name in options.only or every:
+        if name in rows and not options.again and not options.only:
+            continue
+        start = time.perf_counter()
+        rows[name] = every[name]()
+        print(
+            f"{name}: {rows[name]['kernels']} {rows[name]['differ'] or 'equal'} {time.perf_counter() - start:.0f} s", flush=True
+        )
+        ordered = {n: rows[n] for n in every if n in rows}
+        RESULT.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if any(row["differ"] for row in rows.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()
