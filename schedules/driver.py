@@ -12,7 +12,7 @@ from gensyn_tvm.schedules.blocks import inline_maps, is_empty, live_blocks
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
 from gensyn_tvm.schedules.cpu.rows import row_stages, schedule_rows
 from gensyn_tvm.schedules.cpu.sequences import has_sequence, schedule_sequences
-from gensyn_tvm.schedules.gpu import schedule_nests
+from gensyn_tvm.schedules.gpu import schedule as schedule_gpu
 from gensyn_tvm.targets.cpu import CpuTarget
 from gensyn_tvm.targets.gpu.target import GpuTarget
 
@@ -45,15 +45,17 @@ def schedule_kernel(name: str, function: Any, target: Target, style: str) -> Any
         return function
     if has_sequence(function):  # TVM's primitives do not know statements that run in order
         if isinstance(target, GpuTarget):
-            return schedule_nests(function, target)
+            return schedule_gpu(function, target, style)
         return schedule_sequences(function, target) if style == "fast" else function
+    if isinstance(target, GpuTarget) and style == "plain":
+        return schedule_gpu(function, target, style)
     sch = traced(function, target, style)
     if sch is None:
         return function
     _check_primitives(name, sch)
     scheduled = sch.mod["main"]
     if isinstance(target, GpuTarget):
-        return schedule_nests(scheduled, target).with_attrs(dict(function.attrs))
+        return schedule_gpu(scheduled, target, style).with_attrs(dict(function.attrs))
     stages = row_stages(scheduled) if style == "fast" else None
     return (schedule_rows(scheduled, stages, target) if stages else scheduled).with_attrs(dict(function.attrs))
 

@@ -11,11 +11,12 @@ import tvm
 from gensyn_tvm.errors import ScheduleError
 from gensyn_tvm.passes.order import check_order
 from gensyn_tvm.schedules.cpu.sequences import has_sequence
-from gensyn_tvm.schedules.driver import Target, traced
+from gensyn_tvm.schedules.driver import traced
+from gensyn_tvm.targets.cpu import CpuTarget
 
 
 @contextmanager
-def naming_primitive(name: str, function: Any, target: Target, style: str) -> Iterator[None]:
+def naming_primitive(name: str, function: Any, target: CpuTarget, style: str) -> Iterator[None]:
     """Add to what the order verifier refuses which primitive did it: the first after which no state is accepted any more."""
     try:
         yield
