@@ -97,9 +97,11 @@ def _conv(trial: Trial, task: Task, target: CpuTarget) -> ConvolutionParameters:
     groups, window = task.attrs["groups"], math.prod(w.shape[2:])
     outputs, units = (w.shape[1], w.shape[0] // groups) if back else (w.shape[0] // groups, w.shape[1])
     spatial = task.attrs["input_spatial"] if back else task.graph().nodes[-1].types[0].shape[2:]
-    layout = trial.suggest_categorical("layout", ("channels", "positions"))
-    places = (spatial[-1], outputs) if layout == "channels" else (outputs, math.prod(spatial))
-    found = _tile(trial, *places, target.lanes(8 * x.itemsize), target, layout)
+    places = {"channels": (spatial[-1], outputs), "positions": (outputs, math.prod(spatial)), "lines": (outputs, spatial[-1])}
+    if units == outputs == 1 < groups:
+        places = {"channels": places["channels"], "depthwise": (math.prod(spatial[:-1]), spatial[-1])}
+    layout = trial.suggest_categorical("layout", tuple(places))
+    found = _tile(trial, *places[layout], target.lanes(8 * x.itemsize), target, layout)
     found |= _threads(trial, x.shape[0] * math.prod(spatial) * outputs * groups * units * window)
     found |= _flags(trial, "rows_outside")
     if x.shape[0] * groups == 1 and units > units_per_chunk(window):
