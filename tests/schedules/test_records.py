@@ -119,6 +119,33 @@ def test_hints_reach_the_schedule() -> None:
         assert "T.parallel(" in phases(graph, TARGET)["schedule"]
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("matmul, long", {"by_chunks": False}),
+        ("matmul, long", {"block": 1, "transposed": False, "rows": 2, "vectors": 1}),
+        ("matmul", {"rows_outside": True}),
+        ("matmul", {"left_panel": False}),
+        ("matmul", {"transposed": True}),
+        ("matmul", {"in_place": True}),
+        ("matmul, batched", {"in_place": False, "batch_inside": False}),
+        ("matmul, batched", {"in_place": False, "batch_inside": True}),
+        ("conv", {"layout": "channels", "rows": 3, "vectors": 1}),
+        ("conv_backward_weight", {"rows": 5, "vectors": 1}),
+        ("rows", {"threads_from": 2**50}),
+    ],
+    ids=str,
+)
+def test_every_parameter_changes_the_schedule(name: str, parameters: dict[str, Any]) -> None:
+    ((key, kind),) = keys(name).items()
+    others = [{}, {"in_place": False, "batch_inside": not parameters["batch_inside"]}] if "batch_inside" in parameters else [{}]
+    texts = []
+    for values in (parameters, *others):
+        with using(Records({key: parse(kind, values, "")})):
+            texts.append(phases(GRAPHS[name], TARGET)["schedule"])
+    assert texts[0] not in texts[1:]
+
+
 def test_rows_have_records_too() -> None:
     (key,) = keys("rows")
     wide, narrow = ({key: parse("rows", {"tile_vectors": n}, "")} for n in (8, 1))
