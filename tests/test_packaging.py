@@ -96,7 +96,7 @@ def test_wheel_has_every_module_once(wheel: Path) -> None:
     assert {"gensyn_tvm/frontends/onnx.py", "gensyn_tvm/frontends/torch.py", "gensyn_tvm/schedules/driver.py"} <= found
     assert {"gensyn_tvm/py.typed", "gensyn_tvm/demo/digits_mlp.onnx"} <= set(names)
     tuned = {f"gensyn_tvm/schedules/tuned/{p.name}" for p in (ROOT / "schedules" / "tuned").glob("*.json")}
-    assert tuned == {n for n in names if "/tuned/" in n}
+    assert tuned and tuned == {n for n in names if "/tuned/" in n}
     assert {n.split("/")[0] for n in names} == {"gensyn_tvm", f"gensyn_tvm-{__version__}.dist-info"}
 
 
