@@ -24,7 +24,9 @@ from gensyn_tvm.canonical import rules, serialise
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.schedules import records
-from gensyn_tvm.targets.cpu import CpuTarget
+from gensyn_tvm.targets.gpu.target import GpuTarget
+from gensyn_tvm.targets.nvcc import find_toolkit
+from gensyn_tvm.targets.resolve import Target
 
 FOLDER, LIMIT = "GENSYN_TVM_CACHE", "GENSYN_TVM_CACHE_BYTES"
 _DEFAULT_LIMIT = 2 * 1024**3
@@ -72,7 +74,7 @@ def limit() -> int:
     return int(given)
 
 
-def built_once(graph: Graph, target: CpuTarget, style: str, recomputed: Collection[int], build: Callable[[], bytes]) -> bytes:
+def built_once(graph: Graph, target: Target, style: str, recomputed: Collection[int], build: Callable[[], bytes]) -> bytes:
     """The library of a program, out of the cache or built and put into it.
 
     A cache that cannot be read or written costs time, not the build; that is logged.
@@ -94,7 +96,7 @@ def built_once(graph: Graph, target: CpuTarget, style: str, recomputed: Collecti
     return library
 
 
-def key(graph: Graph, target: CpuTarget, style: str, recomputed: Collection[int]) -> str:
+def key(graph: Graph, target: Target, style: str, recomputed: Collection[int]) -> str:
     """A name for everything that decides on a library."""
     record = {
         "graph": serialise.dumps(graph),
@@ -104,6 +106,7 @@ def key(graph: Graph, target: CpuTarget, style: str, recomputed: Collection[int]
         "numerics": rules.NUMERICS_VERSION,
         "versions": [version("apache-tvm"), version("apache-tvm-ffi")],
         "sources": sources_digest(),
+        "toolkit": find_toolkit().release if isinstance(target, GpuTarget) else None,
         "tuned": records.active(target.name).digest() if style == "fast" else "",
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("compile", _compile, "Compile a model or a .gtvm file for one or more targets.")
     sub.add_argument("model", help=f"a .gtvm file, {model}")
-    sub.add_argument("--target", action="append", help="native, x86-64, x86-64-v3, x86-64-v4 or c; may be given again")
+    sub.add_argument("--target", action="append", help="native, x86-64, x86-64-v3, x86-64-v4, c or cuda; may be given again")
     _add_shapes(sub)
     _add_output(sub, "the .gtvm file to write")
 
@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help=f"a .gtvm file, {model}")
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--phase", help="IR after a phase of the compiler; an unknown name lists them")
-    what.add_argument("--code", action="store_true", help="generated assembly, or C for target c")
+    what.add_argument("--code", action="store_true", help="generated assembly, or C for target c, CUDA C++ for cuda")
     what.add_argument("--diff", nargs=2, metavar="PHASE", help="what changed between two phases, function by function")
     sub.add_argument("--kernel", metavar="NAME", help="with --diff: this function only")
     sub.add_argument("--target", default="native")
@@ -279,11 +279,11 @@ def _compile(options: argparse.Namespace) -> int:
     from gensyn_tvm import commands
     from gensyn_tvm.compiler import compile
     from gensyn_tvm.runtime.packaging import save_executables
-    from gensyn_tvm.targets.cpu import resolve_target
+    from gensyn_tvm.targets.resolve import resolve
 
     with busy("importing", options):
         source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
-    targets = list({resolve_target(t).name: None for t in options.target or ["native"]})
+    targets = list({resolve(t).name: None for t in options.target or ["native"]})
     executables = []
     with progress("compiling", options) as report:
         report(0, len(targets), None)

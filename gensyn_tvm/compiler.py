@@ -16,7 +16,9 @@ from gensyn_tvm.errors import InvalidProgramError, TargetError, describe
 from gensyn_tvm.program import Program
 from gensyn_tvm.runtime.accumulated import AccumulatedExecutable
 from gensyn_tvm.runtime.executable import Executable, State
-from gensyn_tvm.targets.cpu import CpuTarget, resolve_target
+from gensyn_tvm.targets.cpu import CpuTarget
+from gensyn_tvm.targets.gpu.target import GpuTarget
+from gensyn_tvm.targets.resolve import Target, resolve
 
 if TYPE_CHECKING:
     from gensyn_tvm.training.accumulation import AccumulatedStep
@@ -81,7 +83,7 @@ def source_of(program: Program | TrainingStep | Graph | Source) -> Source:
 @overload
 def compile(
     program: Program | TrainingStep | Graph | Source,
-    target: str | CpuTarget = "native",
+    target: str | Target = "native",
     *,
     threads: int | None = None,
     schedule: str | None = None,
@@ -91,7 +93,7 @@ def compile(
 @overload
 def compile(
     program: AccumulatedStep,
-    target: str | CpuTarget = "native",
+    target: str | Target = "native",
     *,
     threads: int | None = None,
     schedule: str | None = None,
@@ -100,7 +102,7 @@ def compile(
 
 def compile(
     program: Program | TrainingStep | Graph | Source | AccumulatedStep,
-    target: str | CpuTarget = "native",
+    target: str | Target = "native",
     *,
     threads: int | None = None,
     schedule: str | None = None,
@@ -109,9 +111,10 @@ def compile(
 
     Args:
         program: what a frontend, ``training_step``, ``accumulated_step`` or ``load(...).source`` gave.
-        target: ``x86-64``, ``x86-64-v3``, ``x86-64-v4``, ``native`` or ``c``.
+        target: ``x86-64``, ``x86-64-v3``, ``x86-64-v4``, ``native``, ``c`` or ``cuda``.
         threads: compute threads of the executable; all cores by default.
-        schedule: ``fast`` (default), ``plain`` or ``none``; ``c`` is always ``none``. Never changes a bit.
+        schedule: ``fast`` (default), ``plain`` or ``none``; ``c`` is always ``none``, and ``cuda`` has no ``none``.
+            Never changes a bit.
 
     Raises:
         InvalidProgramError: ``program`` is something else.
@@ -123,7 +126,7 @@ def compile(
 
     if isinstance(program, AccumulatedStep):
         return _compile_accumulated(program, target, threads, schedule)
-    resolved = resolve_target(target)
+    resolved = resolve(target)
     source = source_of(program)
     style = "none" if resolved.kind == "c" else (schedule or "fast")
     library = built_once(
@@ -131,7 +134,7 @@ def compile(
         resolved,
         style,
         source.recomputed,
-        lambda: build_library(source.graph, resolved, style, source.recomputed),
+        lambda: _build(source.graph, resolved, style, source.recomputed),
     )
     exe = Executable.from_library(
         source.graph,
@@ -148,13 +151,37 @@ def compile(
 
 
 def _compile_accumulated(
-    step: AccumulatedStep, target: str | CpuTarget, threads: int | None, schedule: str | None
+    step: AccumulatedStep, target: str | Target, threads: int | None, schedule: str | None
 ) -> AccumulatedExecutable:
     gradient, add, apply = (
         compile(Source(g, State(step.arrays_of(g)), step.learning_rate), target, threads=threads, schedule=schedule)
         for g in (step.gradient, step.add, step.apply)
     )
     return AccumulatedExecutable(gradient, add, apply, step.microbatches, State(step.arrays), step.learning_rate)
+
+
+def _build(graph: Graph, target: Target, style: str, recomputed: Collection[int]) -> bytes:
+    build = build_cuda if isinstance(target, GpuTarget) else build_library
+    return build(graph, target, style, recomputed)  # type: ignore[arg-type]
+
+
+def build_cuda(graph: Graph, target: GpuTarget, style: str, recomputed: Collection[int] = ()) -> bytes:
+    """The library of a graph for NVIDIA GPUs: a fat binary, launches and plan; its PTX has been read (``gpu_lint``).
+
+    Raises:
+        TargetError: the CUDA compiler fails or is missing.
+        ExactnessError: it made code that is not exact.
+    """
+    from gensyn_tvm.passes.device import device_program
+    from gensyn_tvm.runtime.cuda import pack_device
+    from gensyn_tvm.targets.gpu_lint import require_exact
+    from gensyn_tvm.targets.nvcc import compile_cuda, refuse_launch_compile
+
+    refuse_launch_compile()
+    program = device_program(graph, target, style, recomputed)
+    built = compile_cuda(program.source)
+    require_exact(built, machine_code=False)
+    return pack_device(built.fatbin, program)
 
 
 def build_library(graph: Graph, target: CpuTarget, style: str, recomputed: Collection[int] = ()) -> bytes:
@@ -201,11 +228,14 @@ def _compile_c(output: str, objects: list[str], options: list[str] | None = None
     cc.create_shared(output, objects, options=[*_C_FLAGS, *(options or []), "-lm"], cc=os.environ.get("CC", "gcc"))
 
 
-def phases(graph: Graph, target: str | CpuTarget = "native", *, schedule: str = "fast") -> dict[str, str]:
-    """The text of every phase of the compiler, and of the generated code under ``code``."""
+def phases(graph: Graph, target: str | Target = "native", *, schedule: str = "fast") -> dict[str, str]:
+    """The text of every phase of the compiler, and of the generated code under ``code``; of ``cuda`` its source only."""
+    from gensyn_tvm.passes.device import device_program
     from gensyn_tvm.passes.pipeline import run_phases
 
-    resolved = resolve_target(target)
+    resolved = resolve(target)
+    if isinstance(resolved, GpuTarget):
+        return {"code": device_program(graph, resolved, schedule).source}
     style = "none" if resolved.kind == "c" else schedule
     texts: dict[str, str] = {}
     lowered = run_phases(graph, resolved, style, lambda phase, m: texts.update({phase: m.script(show_meta=False)}))

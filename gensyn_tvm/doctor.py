@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from gensyn_tvm import __version__
-from gensyn_tvm.errors import GensynError
+from gensyn_tvm.errors import GensynError, TargetError
+from gensyn_tvm.runtime import cuda_driver
 from gensyn_tvm.runtime.cpu import core_count, cpu_features, supported_levels
 from gensyn_tvm.runtime.fpenv import ieee754_environment, is_default
+from gensyn_tvm.targets import gpu_lint, nvcc
 
 #: The releases that this version was made for; others have other bugs.
 PINNED = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
@@ -153,10 +155,23 @@ def _llvm() -> tuple[bool, str, str]:
 
 
 def _accelerator() -> list[Check]:
-    gpu = _first_line("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    nvcc = _first_line("nvcc", "--version")
-    found = f"GPU: {gpu or 'none'}; nvcc: {'found' if nvcc else 'none'} (this version does not use them)"
-    return [Check("accelerator", "ok", found)]
+    """What target cuda needs; nothing else does."""
+    runs, found, remedies = cuda_driver.survey(cuda_driver.LIBRARY)
+    remedy = f"to run target cuda: {remedies['remedy']}" if remedies else ""
+    return [
+        _check("nvidia gpu", runs, found, remedy, otherwise="warn"),
+        _tool("cuda compiler", lambda: "CUDA {}.{}".format(*nvcc.find_toolkit().release), "to compile for target cuda"),
+        _tool("cuda disassembler", lambda: str(gpu_lint.find_disassembler()), "to check machine code of target cuda"),
+    ]
+
+
+def _tool(name: str, find: Callable[[], str], purpose: str) -> Check:
+    try:
+        return Check(name, "ok", find())
+    except TargetError as error:
+        first, *rest = str(error).splitlines()
+        remedy = next((line.split("what to do: ", 1)[1] for line in rest if "what to do: " in line), "")
+        return Check(name, "warn", first, f"{purpose}: {remedy}")
 
 
 def _environment() -> list[Check]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.graph import STATE_ROLES
 from gensyn_tvm.errors import InputError, describe
-from gensyn_tvm.runtime.machine import POOL_LOCK, address_of
+from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, address_of
 from gensyn_tvm.runtime.plan import ACCEPTED
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class BoundCall:
 
     def __init__(self, exe: Executable, state: Mapping[str, Any]) -> None:
         self._exe, self.state, self._machine = exe, state, exe._machine
+        # What reads arrays where the host has them can take the short way.
+        self._host = exe._machine if isinstance(exe._machine, Machine) else None
         machine, graph = exe._machine, exe.graph
         self.names = [i.name for i in graph.inputs if i.role not in STATE_ROLES]
         # What needs no conversion is copied to its fixed place at once, or read where it is: (slot, place, dtype, shape).
@@ -46,13 +48,13 @@ class BoundCall:
         Raises:
             InputError: arrays that do not fit.
         """
-        places, machine = self._places, self._machine
+        places, host = self._places, self._host
         if len(inputs) != len(places):
             raise InputError(f"{len(inputs)} inputs; expected {', '.join(self.names)}")
         with POOL_LOCK:
-            if self._is_short and machine.owner is self and self._placed(inputs):
-                written = [machine.new_output(k) if r is None else r for k, r in enumerate(self._results)]
-                machine.run(self._exe.threads, written)
+            if host is not None and self._is_short and host.owner is self and self._placed(host, inputs):
+                written = [host.new_output(k) if r is None else r for k, r in enumerate(self._results)]
+                host.run(self._exe.threads, written)
                 if out is None:
                     results = [a if r is None else r.copy() for a, r in zip(written, self._results, strict=True)]
                 else:
@@ -61,9 +63,9 @@ class BoundCall:
                 results = self._long(inputs, out)
         return results[0] if len(results) == 1 else results
 
-    def _placed(self, inputs: Sequence[Any]) -> bool:
+    def _placed(self, host: Machine, inputs: Sequence[Any]) -> bool:
         """Let the code read the inputs; False if one of them needs more than that."""
-        table = self._machine.table
+        table = host.table
         for value, (slot, place, dtype, shape) in zip(inputs, self._places, strict=True):
             if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
                 return False

@@ -18,8 +18,10 @@ from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.cpu import core_count
+from gensyn_tvm.runtime.cuda import CudaMachine
 from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, aligned_array
 from gensyn_tvm.runtime.profile import Row, rows_of
+from gensyn_tvm.targets.gpu.target import CUDA
 
 _MISSING = object()
 
@@ -83,7 +85,7 @@ class Executable:
     threads: int
     library: bytes = field(repr=False)
     learning_rate: float | None = None
-    _machine: Machine = field(default=None, repr=False)  # type: ignore[assignment]  # from_library sets it
+    _machine: Machine | CudaMachine = field(default=None, repr=False)  # type: ignore[assignment]  # from_library sets it
 
     @staticmethod
     def from_library(
@@ -96,7 +98,7 @@ class Executable:
         threads: int | None = None,
         learning_rate: float | None = None,
     ) -> Executable:
-        """Load a shared library that the compiler built for ``graph``.
+        """Load a library that the compiler built for ``graph``. A GPU is looked for at the first run only.
 
         Raises:
             TargetError: the library cannot be loaded on this machine.
@@ -107,7 +109,7 @@ class Executable:
             raise InputError(f"threads={threads!r}; expected at least 1")
         # Copies of our own, which nobody modifies: they need not be looked at again when the program runs.
         own = State({n: _own(a) for n, a in state.arrays.items()}, state.step, state.seed)
-        machine = Machine(library, target)
+        machine = CudaMachine(library) if target == CUDA.name else Machine(library, target)
         return Executable(graph, own, target, schedule, threads, library, learning_rate, machine)
 
     @property

@@ -13,18 +13,22 @@ from gensyn_tvm.runtime.cpu import cpu_features, required_features
 from gensyn_tvm.runtime.executable import Executable, State
 from gensyn_tvm.runtime.file import Contents, Library, read_gtvm, write_gtvm
 from gensyn_tvm.targets.cpu import LEVELS
+from gensyn_tvm.targets.gpu.target import CUDA
 
 if TYPE_CHECKING:
     from gensyn_tvm.compiler import Source
 
-#: Which library is taken if a file has several: the widest that runs here; the oracle last.
-_PREFERENCE = (*LEVELS, "c")
+#: Which library is taken if a file has several: the widest that runs here; then the oracle; a GPU's only if it is the only one,
+#: because whether there is a GPU shows when it runs.
+_PREFERENCE = (*LEVELS, "c", CUDA.name)
 _LEARNING_RATE = "learning_rate"
 _CLOCK = ("step", "seed")
 _INTEGER = re.compile("-?[0-9]{1,19}", re.ASCII)
 
 
 def _features(target: str) -> tuple[str, ...]:
+    if target == CUDA.name:
+        return ()
     return tuple(sorted(required_features(target if target in LEVELS else "x86-64")))
 
 

@@ -135,10 +135,26 @@ def nbytes(t: TensorType) -> int:
     return t.size * np.dtype(t.dtype).itemsize
 
 
+def join(code: bytes, constants: bytes, text: str, magic: bytes = _MAGIC) -> bytes:
+    """A library: code, constants, and ASCII text that says what both are."""
+    data = text.encode("ascii")
+    return b"".join([code, constants, data, _FOOTER.pack(len(constants), len(data), magic)])
+
+
+def split(library: bytes, magic: bytes = _MAGIC) -> tuple[memoryview, memoryview, str]:
+    """The inverse of ``join``. Raises ValueError or ``struct.error`` for anything but its result."""
+    constants, text, found = _FOOTER.unpack(library[-_FOOTER.size :])
+    end = len(library) - _FOOTER.size
+    if found != magic or constants + text > end:
+        raise ValueError("no plan behind its code")
+    view = memoryview(library)
+    first, last = end - text - constants, end - text
+    return view[:first], view[first:last], bytes(view[last:end]).decode("ascii")
+
+
 def pack(code: bytes, plan: Plan, constants: bytes) -> bytes:
     """The library: code, constants, plan."""
-    text = plan.dumps().encode("ascii")
-    return b"".join([code, constants, text, _FOOTER.pack(len(constants), len(text), _MAGIC)])
+    return join(code, constants, plan.dumps())
 
 
 def unpack(library: bytes) -> tuple[memoryview, Plan, memoryview]:
@@ -148,12 +164,7 @@ def unpack(library: bytes) -> tuple[memoryview, Plan, memoryview]:
         ValueError: it was made by another version, or is no library.
     """
     try:
-        constants, text, magic = _FOOTER.unpack(library[-_FOOTER.size :])
-        end = len(library) - _FOOTER.size
-        if magic != _MAGIC or constants + text > end:
-            raise ValueError("no plan behind its code")
-        view = memoryview(library)
-        plan = Plan.loads(bytes(view[end - text : end]).decode("ascii"))
-        return view[: end - text - constants], plan, view[end - text - constants : end - text]
+        code, constants, text = split(library)
+        return code, Plan.loads(text), constants
     except (struct.error, KeyError, TypeError) as error:
         raise ValueError(f"no plan of version {VERSION} ({error})") from error

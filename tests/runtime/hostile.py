@@ -15,7 +15,7 @@ from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.runtime.executable import Executable, State
 from gensyn_tvm.runtime.fpenv import is_default
-from gensyn_tvm.runtime.machine import use_threads
+from gensyn_tvm.runtime.machine import Machine, use_threads
 
 LIBC = ctypes.PyDLL(None)
 # x86-64 <fenv.h>
@@ -66,6 +66,7 @@ def same(found: list[np.ndarray], expected: list[np.ndarray]) -> list[bool]:
 def unguarded(exe: Executable, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     """A run without the guard."""
     machine = exe._machine
+    assert isinstance(machine, Machine)
     use_threads(exe.threads)
     held = exe._give(given, {})
     outputs = machine.outputs([True] * len(machine.plan.outputs))

@@ -41,11 +41,12 @@ class Finding:
     reason: str
 
 
-def lint(built: nvcc.Built, *, jobs: int | None = None) -> list[Finding]:
+def lint(built: nvcc.Built, *, machine_code: bool = True, jobs: int | None = None) -> list[Finding]:
     """Everything that is not exact in the PTX and in all machine code; empty if all is well.
 
     Args:
         built: what ``nvcc.compile_cuda`` made.
+        machine_code: whether to read more than the PTX, which needs a disassembler.
         jobs: disassemblers that run at a time; one for each core if None.
 
     Raises:
@@ -55,7 +56,7 @@ def lint(built: nvcc.Built, *, jobs: int | None = None) -> list[Finding]:
     findings = [Finding(f.name, "PTX", *p) for f in functions.values() for p in ptx.problems(functions, f)]
     findings += [Finding(name, "PTX", "fma.rn", _CONTRACTED) for name in contracted(built.source, functions)]
     kernels = {name: ptx.counts(functions, f) for name, f in functions.items() if f.is_kernel}
-    architectures = list(built.cubins)
+    architectures = list(built.cubins) if machine_code else []
     with ThreadPoolExecutor(jobs or core_count()) as pool:
         listings = list(pool.map(lambda a: disassemble(built.cubins[a]), architectures))
     for architecture, listing in zip(architectures, listings, strict=True):
@@ -70,9 +71,9 @@ def lint(built: nvcc.Built, *, jobs: int | None = None) -> list[Finding]:
     return findings
 
 
-def require_exact(built: nvcc.Built, *, jobs: int | None = None) -> None:
-    """Raises ExactnessError that names kernels and instructions if ``lint`` finds anything; TargetError as ``lint`` does."""
-    findings = lint(built, jobs=jobs)
+def require_exact(built: nvcc.Built, *, machine_code: bool = True, jobs: int | None = None) -> None:
+    """Raises ExactnessError that names kernels and instructions if ``lint`` finds anything; arguments as there."""
+    findings = lint(built, machine_code=machine_code, jobs=jobs)
     if not findings:
         return
     lines = [f"{f.kernel} ({f.code}): {f.instruction}: {f.reason}" for f in findings[:_SHOWN]]
