@@ -19,7 +19,7 @@ from gensyn_tvm.compiler import Source, compile
 from gensyn_tvm.errors import InputError, TargetError
 from gensyn_tvm.runtime.executable import Executable, State
 from gensyn_tvm.runtime.packaging import load
-from gensyn_tvm.runtime.plan import unpack
+from gensyn_tvm.runtime.plan import VERSION, unpack
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 W = np.linspace(-1, 1, 20, dtype=np.float32).reshape(4, 5)
@@ -202,6 +202,6 @@ def test_profile_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_library_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "dense.gtvm"
     compile(Source(dense(), State({"w": W, "b": B})), "c").save(path)
-    monkeypatch.setattr("gensyn_tvm.runtime.plan.VERSION", 3)
-    with pytest.raises(TargetError, match=r"version 2, expected 3[\s\S]*compile the program again"):
+    monkeypatch.setattr("gensyn_tvm.runtime.plan.VERSION", VERSION + 1)
+    with pytest.raises(TargetError, match=rf"version {VERSION}, expected {VERSION + 1}[\s\S]*compile the program again"):
         load(path)
