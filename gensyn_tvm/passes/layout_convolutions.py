@@ -12,7 +12,7 @@ from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.products.image import Grid, flat, padded_grid, positions, wide_grid
 from gensyn_tvm.passes import layout_depthwise
-from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, SCATTERED_COPY, TRANSPOSE, UNSTREAMED
+from gensyn_tvm.passes.layout_costs import COPY, FAR_WEIGHTS, FMA, SCATTER, SCATTERED_COPY, TRANSPOSE, UNSTREAMED
 from gensyn_tvm.passes.layout_shared import as_attribute, parameters_of, spread, tile_of
 from gensyn_tvm.schedules.cpu.tiles import Tile, given_tile, line_tile
 from gensyn_tvm.schedules.parameters import ConvolutionParameters, WeightGradientParameters
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Fewer channels than this fill no vector.
 _FEW_CHANNELS = 8
+#: Bytes of a line of a cache, and of what stays in the second-level cache.
+_CACHE_LINE, _CACHED = 64, 512 * 1024
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,14 @@ def _position_choices(
     lanes: int,
     strides: Sequence[int],
     given: ConvolutionParameters,
+    slowness: float = 1.0,
 ) -> list[_Choice]:
     """Reading positions in vectors from ``grid``; the first one reads elements up to ``furthest``.
 
     ``positions`` cuts the grid of all positions into vectors, ``lines`` each of its lines, ``depthwise`` some lines at once.
     """
     copied = shape.number * shape.groups * shape.channels * grid.length * (COPY if all(s == 1 for s in strides) else TRANSPOSE)
-    terms, results = shape.number * shape.groups * shape.terms * FMA, shape.results * COPY
+    terms, results = shape.number * shape.groups * shape.terms * FMA * slowness, shape.results * COPY
     *outer, width = shape.spatial
     count, line, lines = positions(shape.spatial, grid.extents), math.prod(grid.extents[1:]), math.prod(outer)
 
@@ -227,7 +230,10 @@ def _phase(layouts: Layouts, node: Node, axes: Sequence[_Axis], given: Convoluti
     furthest = flat([a.start - low for a, low in zip(axes, lowest, strict=True)], grid.extents)
     ones = (1,) * len(axes)
     channels = _channels_choice(shape, lanes, layouts, weight, given)
-    chosen = _best([channels, *_position_choices(shape, grid, furthest, layouts, lanes, ones, given)], given, layouts)
+    # Weights of an output channel do not lie side by side here, as they do in a convolution: each brings a line of the cache.
+    slowness = FAR_WEIGHTS if shape.outputs * shape.terms * _CACHE_LINE > _CACHED else 1.0
+    others = _position_choices(shape, grid, furthest, layouts, lanes, ones, given, slowness)
+    chosen = _best([channels, *others], given, layouts)
     attrs |= chosen.attrs
     if chosen.grid is not None:
         attrs["grid"] = as_attribute(chosen.grid)
