@@ -13,7 +13,7 @@ from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.operators.nest import ROLE
 from gensyn_tvm.operators.registry import MOVES, VARIANTS
 from gensyn_tvm.passes.lift import HINTS, PREFIX, Signature, call_attrs, call_signature, call_source
-from gensyn_tvm.passes.views import VIEW
+from gensyn_tvm.passes.views import ALONE, VIEW
 
 # TVM's pattern kinds (relax/op_pattern.h), which decide what FuseOps may fuse.
 _ELEMENTWISE, _BROADCAST, _INJECTIVE, _REDUCE, _OUT_FUSABLE, _OPAQUE = 0, 1, 2, 3, 4, 8
@@ -44,10 +44,11 @@ def _legalize(op: str) -> Callable[[Any, Any], Any]:
         signature = call_signature(call)
         attrs = call_attrs(call)
         hints = attrs.pop(HINTS, ())  # operators know nothing of tuned records
+        alone = attrs.pop(ALONE, False)
         function = _hinted(_BUILDERS[op](op, signature.inputs, signature.output, attrs), dict(hints))
-        function = function.with_attr(_PATTERN_ATTR, _pattern(op, signature))
+        function = function.with_attr(_PATTERN_ATTR, _OPAQUE if alone else _pattern(op, signature))
         if op == "reshape":
-            function = function.with_attr(VIEW, True)
+            function = function.with_attr(VIEW, ALONE if alone else "")
         return relax.call_tir(builder.add_func(function, op), list(call.args), call.ty)
 
     return legalize

@@ -38,7 +38,7 @@ from gensyn_tvm.passes.prepared import keep_prepared
 from gensyn_tvm.passes.recompute import recompute
 from gensyn_tvm.passes.reorder import reorder
 from gensyn_tvm.passes.rows import PREFIX as ROWS_PREFIX
-from gensyn_tvm.passes.views import reshape_by_views
+from gensyn_tvm.passes.views import keep_views, reshape_by_views
 from gensyn_tvm.runtime.plan import Plan
 from gensyn_tvm.schedules.driver import Target, schedule_kernel
 from gensyn_tvm.targets.cpu import CpuTarget
@@ -187,7 +187,7 @@ def run_phases(
     see = observe or (lambda phase, module: None)
     with target.to_tvm():
         graph = recompute(graph, recomputed)
-        module = lift(graph if style != "fast" else choose_layouts(graph, target))
+        module = lift(graph if style != "fast" else keep_views(choose_layouts(graph, target)))
         see("lift", module)
         module = legalise(module)
         see("legalise", module)

@@ -16,6 +16,7 @@ import tvm
 from tvm import relax, tirx
 
 from gensyn_tvm.canonical.from_relax import variables_of
+from gensyn_tvm.passes.views import ALONE, VIEW
 from gensyn_tvm.schedules.blocks import INLINABLE
 from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
 from gensyn_tvm.schedules.cpu.rows import ROW_ROLES
@@ -118,7 +119,8 @@ class _Fusion:
         name = call.function.name_hint
         function = self.module[call.function]
         if name not in self.parsed:
-            found = stages_of(function) if isinstance(function, tirx.PrimFunc) else None
+            alone = dict(function.attrs or {}).get(VIEW) == ALONE
+            found = stages_of(function) if isinstance(function, tirx.PrimFunc) and not alone else None
             self.parsed[name] = found if found and all(_is_mergeable(s) for s in found) else None
         stages = self.parsed[name]
         if stages is None:

@@ -28,6 +28,8 @@ from gensyn_tvm.targets.cpu import CpuTarget
 #: convolution both read, so a 3x3 kernel wants more than a matrix product does.
 _OPERAND_REGISTERS = 8
 _MAX_ROWS = 14
+#: Vectors of a tile of one row: what is read of each row of the other operand should be long, for pages and prefetchers.
+_LONE_ROW_VECTORS = 16
 _REDUCTION = 2  # tirx.IterVar.CommReduce
 #: Tiles of a chunk below which threads take chunks instead.
 _FEW_TILES = 16
@@ -40,7 +42,7 @@ def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]
     budget = max(1, target.registers - _OPERAND_REGISTERS)
     best, best_loads = (1, 1), math.inf
     for r in range(1, min(rows, _MAX_ROWS) + 1):
-        for v in range(1, min(vectors, 4) + 1):
+        for v in range(1, min(vectors, _LONE_ROW_VECTORS if rows == 1 else 4) + 1):
             if rows % r == 0 and vectors % v == 0 and r * v <= budget:
                 # Loads for each fma (the panel comes from the second-level cache), and a penalty for too few
                 # independent chains to hide the latency of fma.
