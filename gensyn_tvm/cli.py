@@ -119,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("diff", cli_examine.diff, "Say how two programs differ: inputs, operators, the first other node.")
     sub.add_argument("model", help=f"a .gtvm file, {model}")
     sub.add_argument("other", help="the same")
+    sub.add_argument("--normal", action="store_true", help="compare what they compute only, by their normal forms")
     _add_shapes(sub)
 
     sub = command("trace", cli_examine.trace, "Run a program in two ways and find the first operator whose results differ.")

@@ -56,19 +56,27 @@ def diff(options: argparse.Namespace) -> int:
     """Show how two programs differ; returns 1 if they do."""
     from gensyn_tvm import commands
     from gensyn_tvm.graph_diff import diff_graphs
+    from gensyn_tvm.structure_diff import diff_structures
 
     names = (options.model, options.other)
     with busy("reading", options):
-        graphs = [
+        first, second = (
             # The shapes of .gtvm files are fixed; the options are for the other one.
-            commands.load_source(name).graph
+            commands.load_source(name)
             if name.endswith(".gtvm")
-            else commands.load_source(name, shapes=dict(options.shape or ()), batch=options.batch).graph
+            else commands.load_source(name, shapes=dict(options.shape or ()), batch=options.batch)
             for name in names
-        ]
-        found = diff_graphs(*graphs)
-    print(json.dumps({**asdict(found), "equal": found.equal}) if options.json else "\n".join(found.as_lines(names)))
-    return 0 if found.equal else 1
+        )
+        found = None if options.normal else diff_graphs(first.graph, second.graph)
+        structure = None if found and found.equal else diff_structures(first, second)
+    equal = structure.equal if found is None and structure else bool(found and found.equal)
+    if options.json:
+        result = {**asdict(found), "equal": found.equal} if found else {"equal": equal}
+        print(json.dumps({**result, "structure": asdict(structure) if structure else None}))
+        return 0 if equal else 1
+    lines = found.as_lines(names) if found else []
+    print("\n".join([*lines, *(structure.as_lines(names) if structure else [])]))
+    return 0 if equal else 1
 
 
 def trace(options: argparse.Namespace) -> int:

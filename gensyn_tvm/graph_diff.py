@@ -6,17 +6,25 @@ difference of theirs, and neither are the numbers of values; both are part of th
 
 from __future__ import annotations
 
+import base64
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.graph import Graph, Input, Node
+from gensyn_tvm.canonical.normal_emit import COMMUTATIVE
 
 #: Longest attribute that is shown in full; constants hold whole arrays.
 _SHOWN = 60
 _MANY = 8
+_MOVING = ("reshape", "transpose", "broadcast_to", "slice", "constant")
+#: How many operators deep formulas go.
+_DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,13 @@ class NodeDifference:
     Attributes:
         first, second: lines of the listing, with the place in the source model; empty where all nodes have counterparts.
         reasons: in what they differ.
+        formulas: what both compute, a few operators deep.
     """
 
     first: str
     second: str
     reasons: tuple[str, ...]
+    formulas: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class GraphDiff:
             lines.append("first difference:")
             lines += [f"  {side} {text}" for side, text in zip("-+", (self.node.first, self.node.second), strict=True) if text]
             lines += [f"  {reason}" for reason in self.node.reasons]
+            lines += [f"  {side} {text}" for side, text in zip("-+", self.node.formulas, strict=True) if text]
             lines.append(
                 f"nodes without a counterpart, because of themselves or of what they read: {self.unmatched[0]:,} | "
                 f"{self.unmatched[1]:,}"
@@ -93,7 +104,7 @@ class GraphDiff:
 class _Side:
     """A graph with an identity for each value, the same number for the same computation in both graphs."""
 
-    def __init__(self, graph: Graph, inputs: list[Hashable], table: dict[Hashable, int]) -> None:
+    def __init__(self, graph: Graph, inputs: list[Hashable], table: dict[Hashable, int], normal: bool) -> None:
         self.graph = graph
         self.ids = [table.setdefault(key, len(table)) for key in inputs]
         self.nodes: list[int] = []
@@ -101,6 +112,8 @@ class _Side:
         for node in graph.nodes:
             self.first.append(len(self.ids))
             reads = tuple(self.ids[i] for i in node.inputs)
+            if normal and node.op in COMMUTATIVE:
+                reads = tuple(sorted(reads))
             whole = table.setdefault((node.op, tuple(sorted(node.attrs.items())), node.types, reads), len(table))
             self.nodes.append(whole)
             self.ids += [table.setdefault((whole, k), len(table)) for k in range(len(node.types))]
@@ -122,21 +135,33 @@ class _Side:
 
         return node_line(self.graph.nodes[index], self.first[index])
 
+    def formula(self, number: int, depth: int = _DEPTH) -> str:
+        """What a value is: operators and names, ``…`` where it goes deeper."""
+        if number < len(self.graph.inputs):
+            return self.graph.inputs[number].name
+        index = bisect_right(self.first, number) - 1
+        node = self.graph.nodes[index]
+        if node.op == "constant":
+            return _constant(node)
+        if not depth:
+            return "…"
+        return f"{node.op}({', '.join(self.formula(i, depth - 1) for i in node.inputs)})"
+
     def outputs(self) -> list[tuple[Any, ...]]:
         """What each output is, without its name."""
         return [(self.ids[o.value], o.updates, tuple((a, self.ids[v]) for a, v in o.extents)) for o in self.graph.outputs]
 
 
-def diff_graphs(a: Graph, b: Graph) -> GraphDiff:
-    """Compare two graphs."""
+def diff_graphs(a: Graph, b: Graph, *, normal: bool = False) -> GraphDiff:
+    """Compare two graphs; of normal forms the operands of operators that commute have no order, and movement is no start."""
     keys, lines, renamed = _inputs(a, b)
     table: dict[Hashable, int] = {}
-    first, second = _Side(a, keys[0], table), _Side(b, keys[1], table)
+    first, second = _Side(a, keys[0], table, normal), _Side(b, keys[1], table, normal)
     missing = (first.without(second), second.without(first))
     counts = (Counter(n.op for n in a.nodes), Counter(n.op for n in b.nodes))
     digests = (serialise.digest(a), serialise.digest(b))
     outputs = _outputs(first, second)
-    node = _first_node(first, second, missing) if any(missing) else None
+    node = _first_node(first, second, _computing(first, second, missing) if normal else missing) if any(missing) else None
     return GraphDiff(
         digests=digests,
         inputs=lines,
@@ -205,6 +230,15 @@ def _outputs(first: _Side, second: _Side) -> tuple[str, ...]:
 # ---- nodes ----------------------------------------------------------------------------------------------------------
 
 
+def _computing(first: _Side, second: _Side, missing: tuple[list[int], list[int]]) -> tuple[list[int], list[int]]:
+    """Without the nodes that move elements only, if others are left on both sides."""
+    left = [
+        [k for k in found if side.graph.nodes[k].op not in _MOVING]
+        for side, found in zip((first, second), missing, strict=True)
+    ]
+    return (left[0], left[1]) if all(left) else missing
+
+
 def _first_node(first: _Side, second: _Side, missing: tuple[list[int], list[int]]) -> NodeDifference:
     if not missing[0] or not missing[1]:
         side, index = (first, missing[0][0]) if missing[0] else (second, missing[1][0])
@@ -214,15 +248,17 @@ def _first_node(first: _Side, second: _Side, missing: tuple[list[int], list[int]
     ours = first.graph.nodes[index]
     reads = [first.ids[i] for i in ours.inputs]
 
-    def distance(other: int) -> tuple[bool, bool]:
+    def distance(other: int) -> tuple[bool, int, bool]:
         node = second.graph.nodes[other]
-        return node.op != ours.op, [second.ids[i] for i in node.inputs] != reads
+        theirs = [second.ids[i] for i in node.inputs]
+        return theirs != reads, -len(set(reads) & set(theirs)), node.op != ours.op
 
     # Of those that come first, the one that is most like ours.
     match = min(missing[1][:_MANY], key=distance)
     theirs = second.graph.nodes[match]
     reasons = _reasons(ours, theirs, reads == [second.ids[i] for i in theirs.inputs])
-    return NodeDifference(first.line(index), second.line(match), reasons)
+    formulas = first.formula(first.first[index]), second.formula(second.first[match])
+    return NodeDifference(first.line(index), second.line(match), reasons, formulas)
 
 
 def _reasons(a: Node, b: Node, same_inputs: bool) -> tuple[str, ...]:
@@ -236,6 +272,14 @@ def _reasons(a: Node, b: Node, same_inputs: bool) -> tuple[str, ...]:
     if a.types != b.types:
         reasons.append(f"type: {', '.join(map(str, a.types))} | {', '.join(map(str, b.types))}")
     return tuple(reasons if same_inputs else [*reasons, "they read other values"])
+
+
+def _constant(node: Node) -> str:
+    """A scalar's value, the type of a larger constant."""
+    type_ = node.types[0]
+    if type_.shape:
+        return f"constant {type_}"
+    return str(np.frombuffer(base64.b64decode(node.attrs["data"]), type_.numpy_dtype())[0])
 
 
 def _short(value: Any) -> str:
