@@ -6,6 +6,7 @@ Layouts of products are chosen for vectors of a CPU, so that phase is left out.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 from dataclasses import replace
 
 from gensyn_tvm.canonical.graph import Graph
@@ -24,6 +25,7 @@ from gensyn_tvm.runtime.plan import nbytes
 from gensyn_tvm.targets.gpu import DeviceProgram, GpuTarget
 from gensyn_tvm.targets.gpu.code import source_of
 from gensyn_tvm.targets.gpu.cut import Cut, cut, type_of
+from gensyn_tvm.targets.gpu.registers import without_idle_conditions
 
 #: Styles of schedules that a GPU has.
 STYLES = ("plain", "fast")
@@ -48,17 +50,18 @@ def device_program(graph: Graph, target: GpuTarget, style: str = "fast", recompu
         module = legalise(lift(recompute(graph, recomputed)))
         module = reorder(fuse(keep_prepared(module, fixed_inputs(graph)), rows=False))
         module, warnings = verify(schedule(module, target, style), module, target, style)
-        cuts = {gv.name_hint: cut(gv.name_hint, store_as_bytes(f, parameters=True)) for gv, f in kernels(module)}
+        cuts = {gv.name_hint: cut(gv.name_hint, _ready(f)) for gv, f in kernels(module)}
         program = in_pieces(calls_of(module, fixed_inputs(graph)), cuts)
     used = {call.kernel for call in program.calls}
     pieces = [piece for found in cuts.values() for piece in found.pieces if piece.name in used]
-    return DeviceProgram(
-        target.kind,
-        source_of(pieces, target),
-        {piece.name: piece.launch for piece in pieces},
-        replace(plan_memory(program, parallel=False, in_place={}), warnings=tuple(warnings)),
-        constant_area(program.constants),
-    )
+    source, launches = source_of(pieces, target)
+    plan = replace(plan_memory(program, parallel=False, in_place={}), warnings=tuple(warnings))
+    return DeviceProgram(target.kind, source, launches, plan, constant_area(program.constants))
+
+
+def _ready(function: Any) -> Any:
+    """A verified kernel as it is cut: booleans are bytes, and results that nobody stores are not asked for."""
+    return store_as_bytes(without_idle_conditions(function), parameters=True)
 
 
 def in_pieces(program: Calls, cuts: Mapping[str, Cut]) -> Calls:

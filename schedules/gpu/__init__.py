@@ -4,13 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm import s_tir, tirx
+
+from gensyn_tvm.schedules.cpu.stages import stages_of
 from gensyn_tvm.schedules.gpu.nests import schedule_nests
+from gensyn_tvm.schedules.gpu.products import product_at, schedule_product
 from gensyn_tvm.targets.gpu.target import GpuTarget
 
 
 def schedule(function: Any, target: GpuTarget, style: str) -> Any:
     """The kernel with threads in all of its nests; ``plain`` has no tiles."""
-    return schedule_nests(function, target)
+    return schedule_nests(_tiled(function, target) if style == "fast" else function, target)
+
+
+def _tiled(function: Any, target: GpuTarget) -> Any:
+    """The kernel with its products in tiles; other nests are as they were."""
+    stages = stages_of(function)
+    if not stages:
+        return function
+    root = function.body.block
+    nests = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
+    rebuilt: list[Any] = []
+    buffers = list(root.alloc_buffers)
+    n = 0
+    while n < len(stages):
+        product = product_at(stages, n)
+        if product is None:
+            rebuilt.append(nests[n])
+            n += 1
+            continue
+        statement, own = schedule_product(product, target)
+        gone = [s.write.buffer for s in product.stages[:-1]]
+        buffers = [b for b in buffers if not any(b.same_as(g) for g in gone)] + own
+        rebuilt.append(statement)
+        n += len(product.stages)
+    body = rebuilt[0] if len(rebuilt) == 1 else tirx.SeqStmt(rebuilt)
+    block = s_tir.SBlock(list(root.iter_vars), list(root.reads), list(root.writes), root.name_hint, body, root.init, buffers)
+    return function.with_body(s_tir.SBlockRealize([], True, block))
 
 
 __all__ = ["schedule"]

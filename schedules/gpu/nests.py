@@ -15,6 +15,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from gensyn_tvm.operators.nest import i64, unravel
+from gensyn_tvm.schedules.gpu.loops import bound, inside
 from gensyn_tvm.targets.gpu.target import GpuTarget
 
 Statement = Any
@@ -48,16 +49,15 @@ def _nest(nest: Statement, target: GpuTarget, registers: list[Any]) -> Statement
     elements = math.prod(int(loops[k].extent) for k in free)
     threads = min(target.threads, elements)
     groups = math.ceil(elements / threads)
-    (group, grid), (thread, inside) = _bound("blockIdx.x", groups), _bound("threadIdx.x", threads)
-    position = group * i64(threads) + thread
+    grid = [bound("blockIdx.x", groups), bound("threadIdx.x", threads)]
+    position = grid[0].value * i64(threads) + grid[1].value
     predicate = tirx.LT(position, i64(elements)) if groups * threads > elements else tirx.IntImm("bool", 1)
-    values = [i64(0) if k in free else loop.loop_var for k, loop in enumerate(loops)]
-    wide = [k for k in free if int(loops[k].extent) > 1]
-    for k, value in zip(wide, unravel(position, [int(loops[k].extent) for k in wide]), strict=True):
+    values = [loop.loop_var for loop in loops]
+    for k, value in zip(free, unravel(position, [int(loops[k].extent) for k in free]), strict=True):
         values[k] = value
     serial = [loop for k, loop in enumerate(loops) if k not in free]
     if block.init is None:
-        return grid(inside(_around(serial, s_tir.SBlockRealize(values, predicate, block))))
+        return inside(grid, _around(serial, s_tir.SBlockRealize(values, predicate, block)))
     first, each, last, register = _in_register(block)
     registers.append(register)
     own = [values[k] for k in free]
@@ -66,21 +66,13 @@ def _nest(nest: Statement, target: GpuTarget, registers: list[Any]) -> Statement
         _around(serial, s_tir.SBlockRealize(values, predicate, each)),
         s_tir.SBlockRealize(own, predicate, last),
     ]
-    return grid(inside(tirx.SeqStmt(parts)))
+    return inside(grid, tirx.SeqStmt(parts))
 
 
 def _around(loops: Sequence[Any], statement: Statement) -> Statement:
     for loop in reversed(loops):
         statement = tirx.For(loop.loop_var, i64(0), loop.extent, tirx.ForKind.SERIAL, statement)
     return statement
-
-
-def _bound(tag: str, extent: int) -> tuple[Any, Any]:
-    """A loop variable and what puts a loop that is bound to a thread axis around a statement."""
-    name = tag.replace(".", "_")
-    var = tirx.Var(name, "int64")
-    axis = tirx.IterVar(None, tirx.Var(name, "int64"), tirx.IterVar.ThreadIndex, tag)
-    return var, lambda body: tirx.For(var, i64(0), i64(extent), tirx.ForKind.THREAD_BINDING, body, axis)
 
 
 def _in_register(block: Any) -> tuple[Any, Any, Any, Any]:

@@ -18,17 +18,23 @@ SEQUENTIAL = ("serial", "unroll")
 _SPATIAL, _REDUCTION = 0, 2  # tirx.IterVar.DataPar, CommReduce
 #: Annotations that say something to schedule rules or about the layout of a buffer in memory, and nothing about order.
 _ANNOTATIONS = ("buffer_dim_align", "pragma_auto_unroll_max_step", "pragma_unroll_explicit")
-_SCOPES = ("", "global", "local")
+_SCOPES = ("", "global", "local", "shared")
 
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """One ``for``."""
+    """One ``for``; ``tag`` is the axis of blocks or threads that it is bound to."""
 
     var: Any
     start: int
     extent: int
     kind: str
+    tag: str = ""
+
+    @property
+    def is_thread(self) -> bool:
+        """Whether its iterations are threads of one block, which share memory."""
+        return self.tag.startswith("threadIdx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +140,10 @@ def read_kernel(name: str, function: Any) -> Kernel:
 
 def _visit(kernel: Kernel, stmt: Any, path: tuple[Loop | int, ...], *, outermost: bool = False) -> None:
     if isinstance(stmt, tirx.For):
-        loop = Loop(stmt.loop_var, constant_of(stmt.min), constant_of(stmt.extent), KINDS[int(stmt.kind)])
+        tag = "" if stmt.thread_binding is None else str(stmt.thread_binding.thread_tag)
+        loop = Loop(stmt.loop_var, constant_of(stmt.min), constant_of(stmt.extent), KINDS[int(stmt.kind)], tag)
+        if tag and any(isinstance(p, Loop) and p.tag == tag for p in path):
+            refuse(kernel.name, "", loop, found=f"a loop over {tag} inside of another", expected="one loop over each axis")
         if stmt.step is not None and constant_of(stmt.step) != 1:
             refuse(kernel.name, "", loop, found=f"a step of {stmt.step}", expected="steps of 1")
         if stmt.annotations:
@@ -197,7 +206,7 @@ def _check_buffer(kernel: str, block: str, buffer: Any) -> None:
     ty = buffer.ty
     if scope not in _SCOPES or len(ty.strides) or _offset(ty) or not _row_major(buffer):
         found = f"buffer {buffer.name} in scope {scope!r}" if scope not in _SCOPES else f"buffer {buffer.name} with strides"
-        refuse(kernel, block, found=found, expected="plain buffers in memory or in registers")
+        refuse(kernel, block, found=found, expected="plain buffers in memory, shared by a block, or in registers")
 
 
 def _row_major(buffer: Any) -> bool:

@@ -20,6 +20,9 @@ from gensyn_tvm.passes.order.values import AS_VARIANT, CHANGED, Definition, Mean
 
 EARLY = "the schedule would read values before they are complete"
 RACE = "the schedule would let iterations that run side by side touch the same elements"
+#: Memory of all threads of a block. TVM makes them wait for one another wherever one reads there what another has written, so
+#: that all of them have done a statement before any does the next.
+_SHARED = "shared"
 KEEP_ORDER = "keep producers before their consumers and compute all that is read"
 
 
@@ -222,6 +225,8 @@ class Flow:
         block = placed.block
         what = f"buffer {load.source.name}, which {definition.name!r} computes"
         before = [(self.places.of(b), loops) for b in definition.parts if (loops := self.shared(b, block)) is not None]
+        if load.source.scope() == _SHARED:
+            before = [(producer, [loop for loop in loops if not loop.is_thread]) for producer, loops in before]
         if not before:
             refuse(self.name, block.name, found=f"{what} later", expected="complete values", what=EARLY, remedy=KEEP_ORDER)
         for producer, shared in before:

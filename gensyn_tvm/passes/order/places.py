@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,12 @@ class Places:
         limits = [self.space.add(f, constant(-a.extent)) for a, f in zip(block.axes, axes, strict=True)]
         facts = [next((limit for limit in limits if self._same_limit(fact, limit)), fact) for fact in facts]
         ends = [self.space.add(f, constant(-a.extent)) for a, f in zip(block.axes, axes, strict=True) if a.reduces]
-        return Placed(block, loops, inner, axes, facts, [f for f in facts if f in ends])
+        found = [f for f in facts if f in ends or any(self._implies(f, end) for end in ends)]
+        return Placed(block, loops, inner, axes, facts, found)
+
+    def _implies(self, fact: Form, limit: Form) -> bool:
+        """Whether a limit holds exactly where a fact does: x // 9 < 6 where x < 54."""
+        return any(-fact[0] % low == 0 and self._quotient(fact, low) == limit for low in _divisors(limit))
 
     def _same_limit(self, fact: Form, limit: Form) -> bool:
         """Whether a fact is negative exactly where an index is inside of its extent.
@@ -117,11 +123,12 @@ class Places:
         """Every reduction axis takes every value of its extent, and no predicate leaves a term out."""
         block = placed.block
         found_terms: set[Digit] = set()
+        counted = self._counts_all(placed)
         for axis, form in zip(block.reductions, placed.reductions, strict=True):
             terms = digits.expand(form)
             top = reach(terms)
             boxes = all(is_box(d) for d in terms) and not found_terms & terms.keys()
-            if form[0] != 0 or top is None or top < axis.extent - 1 or not boxes:
+            if not counted and (form[0] != 0 or top is None or top < axis.extent - 1 or not boxes):
                 found = f"reduction index {text(form)} of an axis of extent {axis.extent}"
                 refuse(self.name, block.name, found=found, expected="every term exactly once, an affine function of the loops")
             found_terms |= terms.keys()
@@ -129,6 +136,23 @@ class Places:
             if fact not in placed.limits and any(d in found_terms for d in digits.expand(fact)):
                 found = f"a predicate {text(fact)} < 0"
                 refuse(self.name, block.name, found=found, expected="no term left out")
+
+    def _counts_all(self, placed: Placed) -> bool:
+        """Whether the rank of the terms counts from 0 to the last one: loops over all terms as one, ended by a predicate."""
+        rank = self._rank(placed)
+        count = math.prod(axis.extent for axis in placed.block.reductions)
+        terms = Digits([rank]).expand(rank)
+        top = reach(terms)
+        if rank[0] != 0 or top is None or top < count - 1 or not all(is_box(d) for d in terms):
+            return False
+        return self.is_negative(self.space.add(rank, constant(-count)), placed.facts)
+
+    def _rank(self, placed: Placed) -> Form:
+        """The row-major rank of the term."""
+        rank = ZERO
+        for axis, form in zip(placed.block.reductions, placed.reductions, strict=True):
+            rank = self.space.add(form, rank, 1) if not rank[1] else self.space.add(form, rank, axis.extent)
+        return rank
 
     def check_domain(self, placed: Placed) -> None:
         """No axis leaves its extent."""
@@ -139,9 +163,7 @@ class Places:
 
     def check_ascending(self, placed: Placed) -> None:
         """Each digit's step in the rank of the term must exceed all that the digits inside of it can add."""
-        rank = ZERO
-        for axis, form in zip(placed.block.reductions, placed.reductions, strict=True):
-            rank = self.space.add(form, rank, 1) if not rank[1] else self.space.add(form, rank, axis.extent)
+        rank = self._rank(placed)
         digits = Digits([rank])
         steps = digits.expand(rank)
         order = [(loop, d) for loop in placed.loops if loop.extent > 1 for d in digits.of(self.form(loop))]
@@ -169,11 +191,40 @@ class Places:
         high = bounds(form)[1]
         if high is not None and high < 0:
             return True
-        for fact in facts:
+        for fact in [*facts, *self._quotients(facts, form)]:
             high = bounds(self.space.add(form, fact, -1))[1]
             if high is not None and high <= 0:
                 return True
         return False
+
+
+    def _quotients(self, facts: list[Form], form: Form) -> list[Form]:
+        """What follows from facts for the quotients that a form has digits of: x // 48 < 33 wherever x < 33 * 48."""
+        lows = _divisors(form)
+        found: list[Form] = []
+        fresh = facts
+        while fresh and len(found) < _QUOTIENTS:
+            fresh = [self._quotient(fact, low) for fact in fresh for low in lows if -fact[0] > low]
+            found += fresh
+        return found
+
+    def _quotient(self, fact: Form, low: int) -> Form:
+        """From x < limit, x // low < limit / low rounded up."""
+        x, limit = self.space.add(fact, constant(-fact[0])), -fact[0]
+        return self.space.add(self.space.floordiv(x, low), constant(-(-(-limit // low))))
+
+
+def _divisors(form: Form) -> list[int]:
+    """By what the digits of a form are divided, and the digits of which these are."""
+    found: set[int] = set()
+    for atom, _ in form[1]:
+        if atom.digit is not None:
+            found |= {atom.digit[1], *_divisors(atom.digit[0])} - {1}
+    return sorted(found)
+
+
+#: Conclusions from facts that are tried at most.
+_QUOTIENTS = 64
 
 
 def _no_load(buffer: Any, place: tuple[Form, ...]) -> int:

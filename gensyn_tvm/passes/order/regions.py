@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gensyn_tvm.passes.order.affine import ZERO, Digit, Digits, Form, Unproved, bounds, constant, text, variables
+from gensyn_tvm.passes.order.affine import ZERO, Atom, Digit, Digits, Form, Unproved, bounds, constant, extent, text, variables
 from gensyn_tvm.passes.order.blocks import Axis, Loop
-from gensyn_tvm.passes.order.places import Placed, Places, is_box, reach
+from gensyn_tvm.passes.order.places import Placed, Places, is_box
 
 #: Ranges of neighbouring axes.
 Runs = list[range]
@@ -26,6 +26,25 @@ def _runs(count: int) -> Iterator[Runs]:
     for joined in splits:
         starts = [k for k in range(count) if k == 0 or not joined >> (k - 1) & 1]
         yield [range(a, b) for a, b in zip(starts, [*starts[1:], count], strict=True)]
+
+
+def _combs(terms: dict[Digit, int]) -> list[tuple[int, int]]:
+    """What digits make, as sums of step * number with numbers from 0 to a top: (step, top), the smallest step first.
+
+    One with step 1 if they make every number; two for the places of a thread that are spread over a tile.
+    """
+    found: list[tuple[int, int]] = []
+    for digit, factor in sorted(terms.items(), key=lambda t: t[1]):
+        if factor < 1:
+            raise Unproved("an index that falls")
+        step, top = found[-1] if found else (factor, 0)
+        if found and (factor % step or factor // step > top + 1):
+            step, top = factor, 0
+            found.append((step, top))
+        elif not found:
+            found.append((step, top))
+        found[-1] = (step, top + factor // step * (extent(digit) - 1))
+    return found or [(1, 0)]
 
 
 class Regions:
@@ -45,10 +64,11 @@ class Regions:
     def digits(self, placed: Placed) -> tuple[Digits, list[dict[Digit, int]]]:
         """Independent digits of all that a block's loops move, and the spatial index in them: axes or ranks of some."""
         reason: Unproved | None = None
+        facts = [f for f in placed.facts if f not in placed.limits]
         for runs in _runs(len(placed.spatial)):
             forms = [self.rank(placed.block.spatial, placed.spatial, run) for run in runs]
             try:
-                digits = Digits([*forms, *placed.reductions, *placed.facts])
+                digits = Digits([*forms, *placed.reductions, *facts])
                 return digits, [digits.expand(f) for f in forms]
             except Unproved as problem:
                 reason = reason or problem
@@ -89,13 +109,14 @@ class Regions:
         seen: set[Digit] = set()
         for form, target in zip(forms, targets, strict=True):
             own = {d: f for d, f in digits.expand(form).items() if d not in common}
-            top = reach(own)
-            if top is None or seen & own.keys() or not all(is_box(d) for d in own):
+            combs = _combs(own)
+            if seen & own.keys() or not all(is_box(d) for d in own):
                 raise Unproved(f"index {text(form)} may leave out values")
             seen |= own.keys()
             offset = self.space.add(target, self.common_part(form, shared), -1)
-            needed.append(self.space.add(constant(-1), offset, -1))
-            needed.append(self.space.add(offset, constant(-1 - top)))
+            for part, (_, top) in zip(self._split(offset, combs), combs, strict=True):
+                needed.append(self.space.add(constant(-1), part, -1))
+                needed.append(self.space.add(part, constant(-1 - top)))
             for fact in list(limits):
                 difference = self.space.add(fact, form, -1)
                 if not difference[1]:  # the predicate limits this index: form + constant < 0
@@ -108,6 +129,19 @@ class Regions:
         if limits:
             raise Unproved(f"predicate {text(limits[0])} < 0")
         return needed
+
+    def _split(self, offset: Form, combs: list[tuple[int, int]]) -> list[Form]:
+        """An offset as a sum of steps * numbers, one number for each comb: of each term what is a multiple of the step."""
+        parts: list[list[tuple[Atom, int]]] = [[] for _ in combs]
+        for atom, factor in offset[1]:
+            fitting = [n for n, (step, _) in enumerate(combs) if factor % step == 0]
+            if not fitting:
+                raise Unproved(f"offset {text(offset)}, which no loop reaches")
+            parts[fitting[-1]].append((atom, factor // combs[fitting[-1]][0]))
+        first = combs[0][0]
+        if offset[0] % first:
+            raise Unproved(f"offset {text(offset)}, which no loop reaches")
+        return [(offset[0] // first if n == 0 else 0, tuple(terms)) for n, terms in enumerate(parts)]
 
     def common_part(self, form: Form, shared: list[Loop]) -> Form:
         """The constant and the terms of shared loops."""

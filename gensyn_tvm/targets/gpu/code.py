@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from gensyn_tvm.targets.gpu.cut import Piece
+from gensyn_tvm.errors import ScheduleError, describe
+from gensyn_tvm.targets.gpu.cut import Piece, type_of
 from gensyn_tvm.targets.gpu.prelude import own_words, prelude
+from gensyn_tvm.targets.gpu.program import Launch
 from gensyn_tvm.targets.gpu.target import GpuTarget
 from gensyn_tvm.targets.indices import before_flattening
 from gensyn_tvm.targets.lowering import lowering_for
@@ -24,29 +27,61 @@ _KERNEL = re.compile(r'^(?:extern "C" __global__|__kernel)[^;\n]*\{\n.*?^\}\n', 
 _INTEGER = re.compile(r"\b(u?int(?:8|16|32|64))_t\b")
 
 
-def source_of(pieces: Sequence[Piece], target: GpuTarget) -> str:
-    """One translation unit with all kernels."""
+def source_of(pieces: Sequence[Piece], target: GpuTarget) -> tuple[str, dict[str, Launch]]:
+    """One translation unit with all kernels, and how each is launched.
+
+    Raises:
+        ScheduleError: a kernel needs more shared memory than a block has.
+    """
     # One kernel at a time: TVM repeats the declarations of all in front of each.
-    texts = [_text(piece, target) for piece in pieces]
+    texts, launches = [], {}
+    for piece in pieces:
+        text, shared = _text(piece, target)
+        texts.append(text)
+        launches[piece.name] = replace(piece.launch, shared=shared)
+        if shared > target.shared_bytes:
+            found, expected = f"{shared} bytes of shared memory", f"at most {target.shared_bytes}"
+            raise ScheduleError(
+                describe(
+                    "a block has not enough memory",
+                    where=f"kernel {piece.name!r}",
+                    found=found,
+                    expected=expected,
+                    remedy="compile with schedule 'plain'",
+                )
+            )
     kernels = "\n".join(texts)
-    return prelude(target.kind, kernels) + "\n" + kernels
+    return prelude(target.kind, kernels) + "\n" + kernels, launches
 
 
-def _text(piece: Piece, target: GpuTarget) -> str:
+def _shared_bytes(module: Any) -> int:
+    sizes: list[int] = []
+
+    def note(stmt: Any) -> None:
+        if str(stmt.buffer.scope()) == "shared":
+            t = type_of(stmt.buffer)
+            sizes.append(t.size * t.itemsize)
+
+    for _, function in module.functions_items():
+        tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, note))
+    return sum(sizes)
+
+
+def _text(piece: Piece, target: GpuTarget) -> tuple[str, int]:
     tvm_target = target.to_tvm()
     attrs = {"global_symbol": piece.name, "tirx.noalias": True, "target": tvm_target, "calling_conv": _DEVICE_KERNEL}
     function = piece.function.with_attrs({**attrs, "tirx.is_global_func": True})
     module = tvm.IRModule({tvm.ir.GlobalVar(piece.name): function})
     with tvm_target, lowering_for(has_fma=target.has_fma):
-        module = _lowering()(module)
+        module = _lowering(tiled=piece.tiled)(module)
         built = tvm.get_global_func(f"target.build.{target.kind}")(module, tvm_target)
     found = _KERNEL.findall(built.inspect_source())
     if len(found) != 1:
         raise AssertionError(f"TVM's text of kernel {piece.name} has {len(found)} definitions")
     text = _read_only(str(found[0]), len(piece.buffers) - piece.writes)
     if target.kind == "opencl":
-        return text.replace("get_group_id(", "GX_GROUP(").replace("get_local_id(", "GX_LOCAL(")
-    return _INTEGER.sub(r"gx_\1", text)
+        return text.replace("get_group_id(", "GX_GROUP(").replace("get_local_id(", "GX_LOCAL("), _shared_bytes(module)
+    return _INTEGER.sub(r"gx_\1", text), _shared_bytes(module)
 
 
 def _read_only(text: str, count: int) -> str:
@@ -57,8 +92,12 @@ def _read_only(text: str, count: int) -> str:
     return re.sub(r"(__global )?(\w+\* (?:__restrict__|restrict) p\d+)", r"\1const \2", head, count=count) + "{" + body
 
 
-def _lowering() -> Any:
-    """TVM's passes for a function that has no host code; nothing here rewrites what it does not understand."""
+def _lowering(*, tiled: bool) -> Any:
+    """TVM's passes for a function that has no host code; nothing here rewrites what it does not understand.
+
+    ``tiled``: threads wait for one another, so that conditions may not be moved around what they wait at; and vectors have to
+    be seen to be neighbours, so that their places may not be named.
+    """
     return tvm.transform.Sequential(
         [
             before_flattening(device=True),
@@ -66,12 +105,12 @@ def _lowering() -> Any:
             tirx.transform.NarrowDataType(32),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.StorageRewrite(),
-            s_tir.transform.HoistIfThenElse(),
+            *([] if tiled else [s_tir.transform.HoistIfThenElse()]),
             tirx.transform.UnrollLoop(),
             s_tir.transform.RenormalizeSplitPattern(),
             tirx.transform.StmtSimplify(),
             tirx.transform.RemoveNoOp(),
-            tirx.transform.CommonSubexprElim(),
+            *([] if tiled else [tirx.transform.CommonSubexprElim()]),
             s_tir.transform.ThreadSync("shared"),
             tirx.transform.LowerIntrin(),
             _our_words(),

@@ -31,6 +31,7 @@ class Piece:
         buffers: parameters; arguments and intermediate arrays of the kernel it was cut from.
         writes: how many of them, the last ones, it writes.
         launch: its threads.
+        tiled: whether they have shared memory.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Piece:
     buffers: tuple[Buffer, ...]
     writes: int
     launch: Launch
+    tiled: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def _piece(name: str, function: Any, root: Any, statement: Statement) -> Piece:
     body = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", statement, None, own))
     arrays = [tirx.DeclBuffer(b, data=a) for b, a in zip(buffers, addresses, strict=True)]
     piece = tirx.PrimFunc(addresses, tirx.SeqStmt([*arrays, body]))
-    return Piece(name, piece, buffers, len(written), _launch(name, statement, own))
+    tiled = any(str(b.scope()) == "shared" for b in own)
+    return Piece(name, piece, buffers, len(written), _launch(name, statement), tiled)
 
 
 def _is_empty(statement: Statement) -> bool:
@@ -113,7 +116,7 @@ def _accessed(statement: Statement) -> tuple[set[Buffer], set[Buffer]]:
     return loads, stores
 
 
-def _launch(name: str, statement: Statement, own: list[Buffer]) -> Launch:
+def _launch(name: str, statement: Statement) -> Launch:
     extents: dict[str, int] = {}
     for loop in _bound(statement):
         tag, extent = str(loop.thread_binding.thread_tag), int(loop.extent)
@@ -128,5 +131,4 @@ def _launch(name: str, statement: Statement, own: list[Buffer]) -> Launch:
                 )
             )
     grid, block = (tuple(extents.get(f"{kind}.{axis}", 1) for axis in "xyz") for kind in ("blockIdx", "threadIdx"))
-    shared = sum(type_of(b).size * type_of(b).itemsize for b in own if str(b.scope()) == "shared")
-    return Launch(grid, block, shared)  # type: ignore[arg-type]
+    return Launch(grid, block)  # type: ignore[arg-type]
