@@ -24,21 +24,23 @@ def _tiled(function: Any, target: GpuTarget) -> Any:
         return function
     root = function.body.block
     nests = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
-    rebuilt: list[Any] = []
+    rebuilt: dict[int, Any] = dict(enumerate(nests))
     buffers = list(root.alloc_buffers)
     n = 0
     while n < len(stages):
         product = product_at(stages, n)
         if product is None:
-            rebuilt.append(nests[n])
             n += 1
             continue
-        statement, own = schedule_product(product, target)
-        gone = [s.write.buffer for s in product.stages[:-1]]
+        rebuilt[n], own = schedule_product(product, target)
+        members = product.stages if product.finish is None else (*product.stages, product.finish.stage)
+        for stage in (*members[1:], *product.brought):
+            del rebuilt[stages.index(stage)]
+        gone = [s.write.buffer for s in (*members[:-1], *product.brought)]
         buffers = [b for b in buffers if not any(b.same_as(g) for g in gone)] + own
-        rebuilt.append(statement)
-        n += len(product.stages)
-    body = rebuilt[0] if len(rebuilt) == 1 else tirx.SeqStmt(rebuilt)
+        n += len(members)
+    statements = list(rebuilt.values())
+    body = statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
     block = s_tir.SBlock(list(root.iter_vars), list(root.reads), list(root.writes), root.name_hint, body, root.init, buffers)
     return function.with_body(s_tir.SBlockRealize([], True, block))
 

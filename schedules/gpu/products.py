@@ -33,6 +33,8 @@ _VECTOR = 4
 _TILES = ((128, 8), (64, 16), (32, 16))
 #: Blocks that keep every processor of a large GPU busy.
 _BLOCKS = 128
+#: Stages that only move the operands of a product.
+_MOVING = ("move", "panel", "pack")
 #: Rows and columns from which on tiles are worth it.
 _SMALLEST = 16
 
@@ -62,6 +64,8 @@ class Product:
         chunk_axis: for each ``chunk`` stage the number of the variable that counts chunks; None: there is one chunk.
         left, right: for each ``chunk`` stage its factors.
         rows, columns: extents of the own axes of the factors, taken as one.
+        brought: stages that move operands and that nobody else reads; they are read through.
+        finish: the stage after the last one if it stores each result once, and the results in its variables.
     """
 
     stages: tuple[Stage, ...]
@@ -71,6 +75,25 @@ class Product:
     right: tuple[Operand, ...]
     rows: int
     columns: int
+    brought: tuple[Stage, ...]
+    finish: Finish | None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """A stage that reads each result of a product once and stores what it makes of it.
+
+    Attributes:
+        stage: the stage.
+        values: for each of its variables an expression of the indices of the product's result.
+        indices: variables for these indices.
+        parts: for each index the numbers of the variables that it is made of.
+    """
+
+    stage: Stage
+    values: tuple[Expr, ...]
+    indices: tuple[Any, ...]
+    parts: tuple[tuple[int, ...], ...]
 
 
 # ---- finding products -----------------------------------------------------------------------------------------------
@@ -82,14 +105,17 @@ def product_at(stages: Sequence[Stage], begin: int) -> Product | None:
     chunks = [s for s in members if s.role == "chunk"]
     if not chunks:
         return None
+    brought = _brought(stages[:begin], [*stages[begin + len(members) :], *(s for s in members if s not in chunks)], chunks)
     axes, left, right, shared = [], [], [], []
     for stage in chunks:
         total = next((s for s in members if s.role == "total" and s.reads[0].buffer.same_as(stage.write.buffer)), None)
-        factors = _factors(stage)
-        if factors is None:
+        found_factors = _factors(stage)
+        if found_factors is None:
             return None
+        factors = (_read_through(found_factors[0], brought), _read_through(found_factors[1], brought))
         counted = None if total is None else stage.position(stage.write.indices[_counted(total)])
         own = [tuple(k for k in range(stage.spatial) if k != counted and _only(stage, k, factors, side)) for side in (0, 1)]
+        own = [found[-1:] for found in own]  # tiles do not go across several axes
         both = tuple(k for k in range(stage.spatial) if k != counted and k not in own[0] and k not in own[1])
         axes.append(counted)
         shared.append(both)
@@ -101,7 +127,87 @@ def product_at(stages: Sequence[Stage], begin: int) -> Product | None:
     ((rows, columns),) = sizes
     if min(rows, columns) < _SMALLEST:
         return None
-    return Product(tuple(members), shared[0], tuple(axes), tuple(left), tuple(right), rows, columns)
+    after = stages[begin + len(members) :]
+    finish = _finish(members[-1], after)
+    own = tuple(brought.values())
+    return Product(tuple(members), shared[0], tuple(axes), tuple(left), tuple(right), rows, columns, own, finish)
+
+
+def _brought(before: Sequence[Stage], others: Sequence[Stage], chunks: Sequence[Stage]) -> dict[Any, Stage]:
+    """Earlier stages that move bits for these chunks alone, by the buffer that they store."""
+    found: dict[Any, Stage] = {}
+    for stage in reversed(before):
+        buffer = stage.write.buffer
+        direct = all(i.same_as(v) for i, v in zip(stage.write.indices, stage.variables, strict=False))
+        if stage.role not in _MOVING or stage.spatial != len(stage.variables) or not direct:
+            continue
+        readers = [s for s in (*before, *others, *chunks) if any(a.buffer.same_as(buffer) for a in s.reads)]
+        if readers and all(s in chunks or s in found.values() for s in readers):
+            found[buffer] = stage
+    return found
+
+
+def _read_through(expr: Expr, brought: Mapping[Any, Stage]) -> Expr:
+    """An expression that reads what stages move where they take it from."""
+
+    def load(node: Any, mutator: Any) -> Any:
+        node = mutator.default_mutate(node)
+        stage = brought.get(node.source)
+        if stage is None:
+            return node
+        value = _substituted(stage.block.body.value, dict(zip(stage.variables, node.indices, strict=True)))
+        return _read_through(value, brought)
+
+    return tvm_ffi.structural_mutate(expr, (tvm.ir.TensorLoad, load))
+
+
+def _finish(last: Stage, after: Sequence[Stage]) -> Finish | None:
+    """The next stage if it goes through the results of the product one by one."""
+    buffer = last.write.buffer
+    readers = [s for s in after if any(a.buffer.same_as(buffer) for a in s.reads)]
+    if len(readers) != 1 or readers[0] is not after[0] or after[0].spatial != len(after[0].variables):
+        return None
+    stage = after[0]
+    reads = [a for a in stage.reads if a.buffer.same_as(buffer)]
+    if stage.conditions or any(not _same(a.indices, reads[0].indices) for a in reads):
+        return None
+    placeholders = tuple(tirx.Var(f"i{d}", "int64") for d in range(len(reads[0].indices)))
+    values: dict[int, Expr] = {}
+    found = []
+    for index, placeholder in zip(reads[0].indices, placeholders, strict=True):
+        parts = _parts_of(index, stage)
+        if parts is None or any(k in values for k in parts):
+            return None
+        found.append(tuple(parts))
+        values.update(zip(parts, unravel(placeholder, [stage.extents[k] for k in parts]), strict=True))
+    if any(k not in values and e > 1 for k, e in enumerate(stage.extents)):
+        return None
+    return Finish(stage, tuple(values.get(k, i64(0)) for k in range(stage.spatial)), placeholders, tuple(found))
+
+
+def _same(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
+    return all(tvm_ffi.structural_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _parts_of(index: Expr, stage: Stage) -> list[int] | None:
+    """The numbers of the variables of which an index is the row-major rank; None if it is something else."""
+    k = stage.position(index)
+    if k is not None:
+        return [k]
+    if isinstance(index, tirx.IntImm):
+        return []
+    if isinstance(index, tirx.FloorMod | tirx.FloorDiv) and isinstance(index.b, tirx.IntImm):
+        k = stage.position(index.a)
+        if k is None or stage.extents[k] > int(index.b.value):
+            return None
+        return [k] if isinstance(index, tirx.FloorMod) else []
+    if isinstance(index, tirx.Add) and isinstance(index.a, tirx.Mul) and isinstance(index.a.b, tirx.IntImm):
+        k = stage.position(index.b)
+        outer = _parts_of(index.a.a, stage)
+        if k is None or outer is None or int(index.a.b.value) != stage.extents[k]:
+            return None
+        return [*outer, k]
+    return None
 
 
 def _members(stages: Sequence[Stage], begin: int) -> list[Stage]:
@@ -207,7 +313,8 @@ class _Emitter:
                 chunk += 1
             elif stage.role == "join":
                 statements.append(self._each(stage, self._moved(stage, stage.block.body)))
-        statements.append(self._store(self.p.stages[-1]))
+        last = self.p.stages[-1]
+        statements.append(self._store(last) if self.p.finish is None else self._finished(last, self.p.finish))
         return inside([*self.grid, *self.threads], sequence(statements))
 
     # ---- results in registers ----------------------------------------------------------------------------------------
@@ -340,6 +447,29 @@ class _Emitter:
         loops, row, column = self._rectangle()
         return inside(loops, s_tir.SBlockRealize(self._values(stage, row, column, None), self._limits(row, column), new))
 
+    def _finished(self, last: Stage, finish: Finish) -> Statement:
+        """What the next stage makes of the results, from registers to memory; its axes are those of the results."""
+        stage, buffer = finish.stage, last.write.buffer
+
+        def load(expr: Any, mutator: Any) -> Any:
+            if not expr.source.same_as(buffer):
+                return mutator.default_mutate(expr)
+            return tirx.BufferLoad(self._register(last), self._position(last, finish.indices))
+
+        body = tvm_ffi.structural_mutate(stage.block.body, (tvm.ir.TensorLoad, load))
+        body = _substituted(body, dict(zip(stage.variables, finish.values, strict=True)))
+        sizes = [math.prod(stage.extents[k] for k in part) for part in finish.parts]
+        new = _copy_block(stage.block.name_hint, body.buffer, finish.indices, sizes, body.value, body.indices)
+        loops, row, column = self._rectangle()
+        places = self._values(last, row, column, None)
+        numbers = [last.position(i) for i in last.write.indices]
+        where = [i64(0) if k is None else places[k] for k in numbers]
+        conditions = [self._limits(row, column)]
+        for index, size, extent in zip(where, sizes, buffer.shape, strict=True):
+            if size < int(extent):
+                conditions.append(tirx.LT(index, i64(size)))
+        return inside(loops, s_tir.SBlockRealize(where, _all(conditions), new))
+
     # ---- one chunk ----------------------------------------------------------------------------------------------------
 
     def _chunk(self, n: int, stage: Stage, number: Expr) -> list[Statement]:
@@ -424,15 +554,15 @@ class _Emitter:
         realize = s_tir.SBlockRealize([self.grid[0].value, number, k, line], True, block)
         return buffer, inside([outer, inner], realize)
 
-    def _fma(
-        self, stage: Stage, left: Any, right: Any, number: Expr, k: Expr, count: int, padded: int
-    ) -> Statement:
+    def _fma(self, stage: Stage, left: Any, right: Any, number: Expr, k: Expr, count: int, padded: int) -> Statement:
         block = stage.block
         reduce = stage.variables[stage.spatial :]
         term = ravel(list(reduce), stage.extents[stage.spatial :])
         shared, rows, columns = self._axes(stage)
         place = self._place(stage, stage.variables[: stage.spatial], None)
-        factors = [tirx.BufferLoad(buffer, [place[0], place[1], term, place[2 + axis]]) for axis, buffer in ((0, left), (1, right))]
+        factors = [
+            tirx.BufferLoad(buffer, [place[0], place[1], term, place[2 + axis]]) for axis, buffer in ((0, left), (1, right))
+        ]
         accumulator = tirx.BufferLoad(self._register(stage), place)
         value = tirx.call_intrin(str(stage.write.buffer.dtype), _FMA, *factors, accumulator)
         body = tirx.BufferStore(self._register(stage), value, place)
@@ -470,14 +600,17 @@ def _block(stage: Stage, body: Statement, *, terms: bool, name: str = "") -> Any
     return s_tir.SBlock(variables, reads, [_whole(body.buffer)], title, body)
 
 
-def _copy_block(name: str, buffer: Any, variables: Sequence[Any], shape: Sequence[int], value: Expr) -> Any:
+def _copy_block(
+    name: str, buffer: Any, variables: Sequence[Any], shape: Sequence[int], value: Expr, place: Sequence[Expr] | None = None
+) -> Any:
+    """A block of axes of its own that stores a value, at the axes' place unless another is given."""
     axes = [
         tirx.IterVar(tvm.ir.Range.from_min_extent(i64(0), i64(e)), v, tirx.IterVar.DataPar, "")
         for v, e in zip(variables, shape, strict=True)
     ]
     loads: list[Any] = []
     tvm_ffi.structural_walk(value, (tvm.ir.TensorLoad, lambda e: loads.append(e.source)))
-    body = tirx.BufferStore(buffer, value, list(variables))
+    body = tirx.BufferStore(buffer, value, list(variables if place is None else place))
     return s_tir.SBlock(axes, [_whole(b) for b in dict.fromkeys(loads)], [_whole(buffer)], name, body)
 
 

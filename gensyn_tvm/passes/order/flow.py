@@ -237,10 +237,10 @@ class Flow:
         numbers = self.meaning.numbers
         try:
             place = tuple(numbers.index(i, placed.env, self.meaning.load) for i in load.indices)
-            point = self.meaning.point(definition, place)
+            facts = [*placed.facts, *self.places.facts_of(conditions, placed.env, self.meaning.load)]
+            point = self.meaning.point(definition, tuple(self.places.under(p, facts) for p in place))
         except Unproved as problem:
             refuse(self.name, block.name, found=f"{what}: {problem}", expected="complete values", what=EARLY, remedy=KEEP_ORDER)
-        facts = [*placed.facts, *self.places.facts_of(conditions, placed.env, self.meaning.load)]
         axes = definition.parts[0].spatial
         if self._whole(before) and all(self.places.is_inside(p, a.extent, facts) for p, a in zip(point, axes, strict=True)):
             return

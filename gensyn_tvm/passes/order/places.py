@@ -191,12 +191,14 @@ class Places:
         high = bounds(form)[1]
         if high is not None and high < 0:
             return True
-        for fact in [*facts, *self._quotients(facts, form)]:
+        return self._follows(form, facts) or self._follows(form, self._quotients(facts, form))
+
+    def _follows(self, form: Form, facts: list[Form]) -> bool:
+        for fact in facts:
             high = bounds(self.space.add(form, fact, -1))[1]
             if high is not None and high <= 0:
                 return True
         return False
-
 
     def _quotients(self, facts: list[Form], form: Form) -> list[Form]:
         """What follows from facts for the quotients that a form has digits of: x // 48 < 33 wherever x < 33 * 48."""
@@ -204,9 +206,24 @@ class Places:
         found: list[Form] = []
         fresh = facts
         while fresh and len(found) < _QUOTIENTS:
-            fresh = [self._quotient(fact, low) for fact in fresh for low in lows if -fact[0] > low]
+            steps = [(fact, low) for fact in fresh for low in {*lows, *(f for _, f in fact[1] if f > 1)}]
+            fresh = [self._quotient(fact, low) for fact, low in steps if -fact[0] > low]
             found += fresh
         return found
+
+    def under(self, form: Form, facts: list[Form]) -> Form:
+        """The form where the facts hold: x mod 100 is x where x < 100."""
+        result = constant(form[0])
+        for atom, factor in form[1]:
+            part: Form = (0, ((atom, 1),))
+            if atom.digit is not None:
+                base, low, high = atom.digit
+                limit = bounds(base)[1]
+                cut = limit is None or high <= limit
+                if cut and self.is_negative(self.space.add(base, constant(-high)), facts):
+                    part = self.space.floordiv(base, low)
+            result = self.space.add(result, part, factor)
+        return result
 
     def _quotient(self, fact: Form, low: int) -> Form:
         """From x < limit, x // low < limit / low rounded up."""

@@ -68,11 +68,15 @@ class Regions:
         for runs in _runs(len(placed.spatial)):
             forms = [self.rank(placed.block.spatial, placed.spatial, run) for run in runs]
             try:
-                digits = Digits([*forms, *placed.reductions, *facts])
+                digits = Digits([*forms, *placed.reductions, *self._besides(facts, forms)])
                 return digits, [digits.expand(f) for f in forms]
             except Unproved as problem:
                 reason = reason or problem
         raise reason or Unproved("no axes")
+
+    def _besides(self, facts: list[Form], forms: list[Form]) -> list[Form]:
+        """The facts that are something else than the limit of one of the forms."""
+        return [f for f in facts if all(self.space.add(f, form, -1)[1] for form in forms)]
 
     def _open(self, producer: Placed, shared: list[Loop], point: list[Form], facts: list[Form]) -> list[Form]:
         """What remains to be proved of a producer that is to reach a point, if it is looked at in the best way.
@@ -103,7 +107,7 @@ class Regions:
         limits = [f for f in producer.facts if f not in producer.limits]
         forms = [self.rank(axes, producer.spatial, run) for run in runs]
         targets = [self.rank(axes, point, run) for run in runs]
-        digits = Digits([*forms, *limits])
+        digits = Digits([*forms, *self._besides(limits, forms)])
         common = {d for loop in shared if loop.extent > 1 for d in digits.of(self.places.form(loop))}
         needed: list[Form] = []
         seen: set[Digit] = set()
