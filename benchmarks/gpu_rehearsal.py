@@ -29,14 +29,10 @@ from gensyn_tvm.passes.device import STYLES, device_program
 from gensyn_tvm.runtime.executable import as_array
 from gensyn_tvm.runtime.opencl import OpenClExecutable
 from gensyn_tvm.targets.gpu import OPENCL
+from tests.gpu.support import DESCENDING
 from tests.operators.cases import FAMILIES, bundle
 
 RESULT = Path(__file__).resolve().parent / "results" / "gpu_rehearsal.json"
-#: Blocks and threads in descending order: what depends on their order has other bits then.
-DESCENDING = (
-    "GX_GROUP(d)=(get_num_groups(d)-1-get_group_id(d))",
-    "GX_LOCAL(d)=(get_local_size(d)-1-get_local_id(d))",
-)
 
 Arrays = Mapping[str, np.ndarray]
 

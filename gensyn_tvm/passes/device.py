@@ -6,8 +6,8 @@ Layouts of products are chosen for vectors of a CPU, so that phase is left out.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 from dataclasses import replace
+from typing import Any
 
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import ScheduleError

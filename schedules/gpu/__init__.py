@@ -8,16 +8,17 @@ from tvm import s_tir, tirx
 
 from gensyn_tvm.schedules.cpu.stages import stages_of
 from gensyn_tvm.schedules.gpu.nests import schedule_nests
-from gensyn_tvm.schedules.gpu.products import product_at, schedule_product
+from gensyn_tvm.schedules.gpu.products import product_at
+from gensyn_tvm.schedules.gpu.tiles import schedule_product
 from gensyn_tvm.targets.gpu.target import GpuTarget
 
 
 def schedule(function: Any, target: GpuTarget, style: str) -> Any:
     """The kernel with threads in all of its nests; ``plain`` has no tiles."""
-    return schedule_nests(_tiled(function, target) if style == "fast" else function, target)
+    return schedule_nests(_tiled(function) if style == "fast" else function, target)
 
 
-def _tiled(function: Any, target: GpuTarget) -> Any:
+def _tiled(function: Any) -> Any:
     """The kernel with its products in tiles; other nests are as they were."""
     stages = stages_of(function)
     if not stages:
@@ -32,7 +33,7 @@ def _tiled(function: Any, target: GpuTarget) -> Any:
         if product is None:
             n += 1
             continue
-        rebuilt[n], own = schedule_product(product, target)
+        rebuilt[n], own = schedule_product(product)
         members = product.stages if product.finish is None else (*product.stages, product.finish.stage)
         for stage in (*members[1:], *product.brought):
             del rebuilt[stages.index(stage)]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gensyn_tvm import interpreter
+from gensyn_tvm.passes.device import device_program
+from gensyn_tvm.runtime.opencl import OpenClExecutable
+from gensyn_tvm.schedules.gpu import tiles
+from gensyn_tvm.targets.gpu import OPENCL
 
 from ..operators.case import Case
 from ..operators.cases import CASES, bundle
 from ..operators.support import assert_all_same
-from .support import executed
+from .support import DESCENDING, executed
 
 #: One or two cases of each family; ``make gpu-rehearsal`` runs all of them.
 NAMES = (
@@ -40,4 +46,25 @@ def chosen() -> list[Case]:
 def test_operators() -> None:
     cases = chosen()
     graph, given = bundle(cases)
+    assert device_program(graph, OPENCL).plan.warnings == ()
     assert_all_same([c.name for c in cases], executed(graph, given), interpreter.run(graph, given))
+
+
+#: Sides of tiles and terms at a time, and a product and a convolution whose sizes fit none of them.
+@pytest.mark.parametrize("tile", ((128, 8), (64, 16), (32, 16)))
+def test_tiles(tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "_TILES", (tile,))
+    conv = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1}
+    cases = [
+        Case("matmul", "matmul", (((2, 67, 530), "float32"), ((530, 70), "float32")), {}),
+        Case("conv", "conv", (((2, 40, 7, 6), "float32"), ((33, 40, 3, 3), "float32")), conv),
+    ]
+    graph, given = bundle(cases)
+    program = device_program(graph, OPENCL)
+    assert program.plan.warnings == ()
+    shared = [launch.shared for launch in program.launches.values() if launch.shared]
+    assert shared == [2 * 4 * tile[0] * tile[1]] * 2
+    expected = interpreter.run(graph, given)
+    for definitions in ((), DESCENDING):
+        found = OpenClExecutable(graph, program, definitions).run(given)
+        assert_all_same([c.name for c in cases], found, expected)

@@ -17,7 +17,7 @@ from gensyn_tvm.runtime.opencl import OpenClMachine
 from gensyn_tvm.targets.gpu import CUDA, GPU_TARGETS, OPENCL, DeviceProgram
 
 from ..operators.support import assert_all_same
-from .support import executed
+from .support import DESCENDING, executed
 
 #: Single operations and conversions of the language of CUDA that round once and keep subnormals.
 _ROUNDED_ONCE = re.compile(r"__(f|d)(add|sub|mul|div|sqrt)_rn|__fmaf?_rn|__\w+_as_\w+")
@@ -55,7 +55,7 @@ def test_the_text_of_a_program_is_always_the_same() -> None:
 def test_cuda_rounds_every_float_operation_once() -> None:
     source = device_program(network(), CUDA).source
     assert "#include" not in source
-    used = set(re.findall(r"\b__\w+(?=\()", source)) - {"__launch_bounds__"}
+    used = set(re.findall(r"\b__\w+(?=\()", source)) - {"__launch_bounds__", "__syncthreads"}
     assert {u for u in used if not _ROUNDED_ONCE.fullmatch(u)} == set()
     assert "__fmaf_rn" in used
     assert re.search(r"\d\.\d|\d[fF]\b", re.sub(r"0x[0-9a-f]+", "", source)) is None, "a float constant that is no bit pattern"
@@ -64,8 +64,7 @@ def test_cuda_rounds_every_float_operation_once() -> None:
 def test_blocks_of_any_size_and_in_any_order_give_the_same_bits() -> None:
     graph, given = network(), arrays()
     expected = interpreter.run(graph, given)
-    backwards = ["GX_GROUP(d)=(get_num_groups(d)-1-get_group_id(d))", "GX_LOCAL(d)=(get_local_size(d)-1-get_local_id(d))"]
-    for target, definitions in ((OPENCL, backwards), (replace(OPENCL, threads=7), []), (replace(OPENCL, threads=1000), [])):
+    for target, definitions in ((OPENCL, DESCENDING), (replace(OPENCL, threads=7), ()), (replace(OPENCL, threads=1000), ())):
         found = executed(graph, given, target=target, definitions=definitions)
         assert_all_same([f"{o.name} {target.threads}" for o in graph.outputs], found, expected)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
@@ -93,3 +94,100 @@ def test_terms_shared_out_among_threads_are_refused() -> None:
     scheduled = schedule_kernel("m", function, CUDA, "plain")
     check_order("m", scheduled, function)
     refused(changed(scheduled, tirx.For, bind), function, "a reduction loop under bind")
+
+
+# ---- shared memory --------------------------------------------------------------------------------------------------
+
+
+def product() -> Any:
+    types = [TensorType((100, 700), "float32"), TensorType((700, 90), "float32")]
+    return VARIANTS["matmul"]("m", types, TensorType((100, 90), "float32"), {})
+
+
+def tiled() -> Any:
+    return schedule_kernel("m", product(), CUDA, "fast")
+
+
+def rescoped(function: Any, name: str, scope: str) -> Any:
+    """The kernel with the buffers of a name in another memory."""
+    found: dict[Any, Any] = {}
+
+    def note(block: Any) -> None:
+        for b in block.alloc_buffers:
+            if str(b.name) == name:
+                found[b] = tirx.decl_buffer(b.shape, str(b.dtype), f"{name}_{scope}", scope=scope)
+
+    tvm_ffi.structural_walk(function.body, (s_tir.SBlock, note))
+
+    def load(e: Any, mutator: Any) -> Any:
+        e = mutator.default_mutate(e)
+        return tirx.BufferLoad(found[e.source], e.indices) if e.source in found else e
+
+    def store(s: Any, mutator: Any) -> Any:
+        s = mutator.default_mutate(s)
+        return tirx.BufferStore(found.get(s.buffer, s.buffer), s.value, s.indices)
+
+    def block(s: Any, mutator: Any) -> Any:
+        s = mutator.default_mutate(s)
+        buffers = [found.get(b, b) for b in s.alloc_buffers]
+        return s_tir.SBlock(s.iter_vars, [], s.writes, s.name_hint, s.body, s.init, buffers, s.match_buffers, s.annotations)
+
+    callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store), (s_tir.SBlock, block)]
+    return function.with_body(tvm_ffi.structural_mutate(function.body, callbacks))
+
+
+def test_a_product_in_tiles_is_accepted() -> None:
+    assert "shared" in tiled().script()
+    check_order("m", tiled(), product())
+
+
+@pytest.mark.parametrize("name", ("left", "right"))
+def test_operands_that_other_threads_brought_are_not_in_registers(name: str) -> None:
+    refused(rescoped(tiled(), name, "local"), product(), "beyond what it has computed by then")
+
+
+def test_operands_that_only_some_threads_bring_are_refused() -> None:
+    """The loop over the parts of a tile is cut by half."""
+
+    def half(loop: Any) -> Any:
+        if not str(loop.loop_var.name).startswith("part") or "bring" not in str(loop.body):
+            return loop
+        one = tirx.IntImm("int64", int(loop.extent) // 2)
+        return tirx.For(loop.loop_var, loop.min, one, loop.kind, loop.body)
+
+    refused(changed(tiled(), tirx.For, half), product(), "in: kernel 'k'")
+
+
+def test_operands_of_another_tile_are_refused() -> None:
+    def first_tile(realize: Any) -> Any:
+        if not str(realize.block.name_hint).startswith("bring"):
+            return realize
+
+        def forget(var: Any, mutator: Any) -> Any:
+            return tirx.IntImm("int64", 0) if str(var.name) == "blockIdx_y" else var
+
+        values = [tvm_ffi.structural_mutate(v, (tirx.Var, forget)) for v in realize.iter_values]
+        return s_tir.SBlockRealize(values, realize.predicate, realize.block)
+
+    refused(changed(tiled(), s_tir.SBlockRealize, first_tile), product(), "in: kernel 'k'")
+
+
+def test_operands_that_come_after_their_use_are_refused() -> None:
+    def backwards(statements: Any) -> Any:
+        if not any("bring_0" in str(s) for s in statements.seq) or "term" not in str(statements):
+            return statements
+        return tirx.SeqStmt(list(statements.seq)[::-1])
+
+    refused(changed(tiled(), tirx.SeqStmt, backwards), product(), "in: kernel 'k'")
+
+
+def test_a_loop_over_threads_inside_of_another_is_refused() -> None:
+    """TVM would take both for one."""
+
+    def rebind(loop: Any) -> Any:
+        if loop.kind != tirx.ForKind.UNROLLED or not str(loop.loop_var.name).startswith("c1"):
+            return loop
+        axis = tirx.IterVar(None, tirx.Var("threadIdx_x", "int64"), tirx.IterVar.ThreadIndex, "threadIdx.x")
+        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.THREAD_BINDING, loop.body, axis)
+
+    refused(changed(tiled(), tirx.For, rebind), product(), "a loop over threadIdx.x inside of another")

@@ -175,6 +175,9 @@ def _realize(kernel: Kernel, realize: Any, path: tuple[Loop | int, ...], *, oute
     if not sequence and not isinstance(block.body, tirx.BufferStore):
         found = f"a {type(block.body).__name__} statement"
         refuse(kernel.name, name, found=found, expected="a block that stores one element")
+    if not sequence and block.body.buffer.scope() == "shared" and not any(isinstance(p, Loop) and p.is_thread for p in path):
+        found = f"buffer {block.body.buffer.name} in scope 'shared'"
+        refuse(kernel.name, name, found=found, expected="threads that share it")
     axes = tuple(_axis(kernel.name, name, v, e) for v, e in zip(block.iter_vars, realize.iter_values, strict=True))
     store = None if sequence else block.body
     kernel.blocks.append(Block(name, path, axes, realize.predicate, store, block.init, block))

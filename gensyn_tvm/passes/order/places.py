@@ -80,8 +80,8 @@ class Places:
         limits = [self.space.add(f, constant(-a.extent)) for a, f in zip(block.axes, axes, strict=True)]
         facts = [next((limit for limit in limits if self._same_limit(fact, limit)), fact) for fact in facts]
         ends = [self.space.add(f, constant(-a.extent)) for a, f in zip(block.axes, axes, strict=True) if a.reduces]
-        found = [f for f in facts if f in ends or any(self._implies(f, end) for end in ends)]
-        return Placed(block, loops, inner, axes, facts, found)
+        ending = [f for f in facts if f in ends or any(self._implies(f, end) for end in ends)]
+        return Placed(block, loops, inner, axes, facts, ending)
 
     def _implies(self, fact: Form, limit: Form) -> bool:
         """Whether a limit holds exactly where a fact does: x // 9 < 6 where x < 54."""
@@ -228,7 +228,7 @@ class Places:
     def _quotient(self, fact: Form, low: int) -> Form:
         """From x < limit, x // low < limit / low rounded up."""
         x, limit = self.space.add(fact, constant(-fact[0])), -fact[0]
-        return self.space.add(self.space.floordiv(x, low), constant(-(-(-limit // low))))
+        return self.space.add(self.space.floordiv(x, low), constant(-((limit - 1) // low + 1)))
 
 
 def _divisors(form: Form) -> list[int]:
