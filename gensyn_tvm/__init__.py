@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from gensyn_tvm.evidence.trace import trace
+    from gensyn_tvm.export.onnx import export_onnx
     from gensyn_tvm.frontends.keras import from_keras
     from gensyn_tvm.frontends.onnx import from_onnx
     from gensyn_tvm.frontends.tensorflow import from_tensorflow
@@ -99,6 +100,7 @@ _EXPORTS = {
     "VerificationError": "gensyn_tvm.errors",
     "accumulated_step": "gensyn_tvm.training.accumulation",
     "compile": "gensyn_tvm.compiler",
+    "export_onnx": "gensyn_tvm.export.onnx",
     "from_keras": "gensyn_tvm.frontends.keras",
     "from_onnx": "gensyn_tvm.frontends.onnx",
     "from_tensorflow": "gensyn_tvm.frontends.tensorflow",
@@ -152,6 +154,7 @@ __all__ = [
     "__version__",
     "accumulated_step",
     "compile",
+    "export_onnx",
     "from_keras",
     "from_onnx",
     "from_tensorflow",

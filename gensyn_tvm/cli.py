@@ -142,6 +142,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=int, metavar="N", help="the slowest kernels only")
     _add_shapes(sub)
 
+    sub = command("export-onnx", cli_weights.export_onnx, "Write a program as an ONNX file of standard operators.")
+    cli_weights.add_onnx_options(sub)
+    _add_shapes(sub)
+    _add_output(sub, "the .onnx file to write")
+
     sub = commands.add_parser("weights", help="Weights to and from files of the frameworks (docs/weights.md).")
     cli_weights.add_options(sub.add_subparsers(metavar="DIRECTION", required=True))
 

@@ -1,4 +1,4 @@
-"""``gensyn-tvm weights``: its grammar and its two commands; imports nothing heavy before one of them runs."""
+"""``gensyn-tvm weights`` and ``export-onnx``: grammar and commands; imports nothing heavy before one of them runs."""
 
 from __future__ import annotations
 
@@ -67,3 +67,29 @@ def _import(options: argparse.Namespace) -> int:
     unused = [name for name in arrays if name not in new]
     result: Result = {"output": options.output, "arrays": len(new), "weights": state_digest(new)}
     return show(options, {**result, "unused": unused} if unused else result)
+
+
+def add_onnx_options(sub: argparse.ArgumentParser) -> None:
+    """All options of ``export-onnx`` but ``--output``."""
+    sub.add_argument("model", help="a .gtvm file of a model for inference, or an .onnx file or file.py:function")
+    sub.add_argument("--checkpoint", dest="run", metavar="FOLDER", help="take the arrays from a checkpoint of a run (step-…)")
+    sub.add_argument("--approximate", action="store_true", help="compositions for what ONNX lacks; they have other bits")
+
+
+def export_onnx(options: argparse.Namespace) -> int:
+    """Write a program as an ``.onnx`` file."""
+    from pathlib import Path
+
+    from gensyn_tvm.commands import load_source
+    from gensyn_tvm.export.onnx import to_onnx
+    from gensyn_tvm.trainer.checkpoint import read_checkpoint
+    from gensyn_tvm.trainer.files import replace_file
+    from gensyn_tvm.weights.onnx import serialised
+
+    with busy("writing", options):
+        state = read_checkpoint(options.run).state if options.run else None
+        source = load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+        model = to_onnx(source, state, approximate=options.approximate)
+        replace_file(Path(options.output), serialised(model))
+    opset = next(o.version for o in model.opset_import if not o.domain)
+    return show(options, {"output": options.output, "opset": opset, "nodes": len(model.graph.node)})

@@ -40,12 +40,14 @@ class UnsupportedOperatorError(GensynError):
         )
 
 
-def unsupported(unknown: Mapping[str, Sequence[str]], *, remedy: str) -> UnsupportedOperatorError:
+def unsupported(
+    unknown: Mapping[str, Sequence[str]], *, remedy: str, expected: str = "the operators in docs/operators.md"
+) -> UnsupportedOperatorError:
     """One error for all operators of a model that have no converter: names with the places that use them."""
     error = UnsupportedOperatorError(
         ", ".join(unknown),
         where="; ".join(f"{', '.join(places)} ({name})" for name, places in unknown.items()),
-        expected="the operators in docs/operators.md",
+        expected=expected,
         remedy=remedy,
     )
     error.places = tuple((name, place) for name, places in unknown.items() for place in places)
