@@ -14,6 +14,7 @@ def inspect(options: argparse.Namespace) -> int:
     """Show a program, a phase of its compilation, or its code."""
     from gensyn_tvm import commands
     from gensyn_tvm.canonical import serialise
+    from gensyn_tvm.canonical.normal import structure_digest
 
     with busy("reading", options):
         if options.diff:
@@ -34,6 +35,7 @@ def inspect(options: argparse.Namespace) -> int:
         print(serialise.dumps(source.graph))
     else:
         print(f"digest {serialise.digest(source.graph)}")
+        print(f"structure {structure_digest(source.graph)}")
         print(commands.listing(source.graph))
     return 0
 

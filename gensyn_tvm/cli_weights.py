@@ -28,6 +28,13 @@ def add_options(directions: Any) -> None:
     sub.add_argument("--allow-unknown", action="store_true", help="leave out arrays that the program has no place for")
     _add_common(sub, _import)
 
+    sub = directions.add_parser("transfer", help="Put the weights of one .gtvm file into another that computes the same.")
+    sub.add_argument("source", help="the .gtvm file with the weights, from any framework")
+    sub.add_argument("model", help="the .gtvm file of the same computation, perhaps from another one (docs/one-digest.md)")
+    sub.add_argument("-o", "--output", required=True, help="the .gtvm file to write: the model; libraries in it stay")
+    sub.add_argument("--json", action="store_true", help="print one JSON object for machines")
+    sub.set_defaults(command=_transfer)
+
 
 def _add_common(sub: argparse.ArgumentParser, command: Any) -> None:
     sub.set_defaults(command=command)
@@ -67,6 +74,18 @@ def _import(options: argparse.Namespace) -> int:
     unused = [name for name in arrays if name not in new]
     result: Result = {"output": options.output, "arrays": len(new), "weights": state_digest(new)}
     return show(options, {**result, "unused": unused} if unused else result)
+
+
+def _transfer(options: argparse.Namespace) -> int:
+    from gensyn_tvm.evidence.digests import state_digest
+    from gensyn_tvm.runtime.packaging import load_source
+    from gensyn_tvm.weights.gtvm import replace_weights
+    from gensyn_tvm.weights.transfer import transferred
+
+    with busy("writing", options):
+        arrays = transferred(load_source(options.source), load_source(options.model))
+        replace_weights(options.model, arrays, options.output)
+    return show(options, {"output": options.output, "arrays": len(arrays), "weights": state_digest(arrays)})
 
 
 def add_onnx_options(sub: argparse.ArgumentParser) -> None:

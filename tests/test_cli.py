@@ -14,6 +14,7 @@ import pytest
 from gensyn_tvm import __version__, doctor
 from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.graph import GraphBuilder
+from gensyn_tvm.canonical.normal import structure_digest
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.cli import main
 from gensyn_tvm.commands import listing, load_arrays
@@ -260,7 +261,8 @@ def test_output_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: pyt
 
 def test_inspect(folder: Path, compiled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = call(capsys, "inspect", compiled)
-    assert text.startswith(f"digest {serialise.digest(read_gtvm(compiled).graph)}\nprogram ")
+    graph = read_gtvm(compiled).graph
+    assert text.startswith(f"digest {serialise.digest(graph)}\nstructure {structure_digest(graph)}\nprogram ")
     assert "= matmul(" in text
     assert call(capsys, "inspect", f"{folder}/model.py:small") == text
     assert call_json(capsys, "inspect", compiled) == serialise.to_json(read_gtvm(compiled).graph)

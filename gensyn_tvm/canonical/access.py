@@ -189,6 +189,20 @@ def indices(access: Access, shape: Sequence[int]) -> np.ndarray:
     return flat.reshape(access.shape)
 
 
+def elements(array: np.ndarray, access: Access) -> np.ndarray:
+    """The demanded array of a row-major value, of which it is a read-only view where that is possible."""
+    return view(np.ascontiguousarray(array).reshape(array.shape), access, writeable=False).reshape(access.shape)
+
+
+def view(array: np.ndarray, access: Access, *, writeable: bool) -> np.ndarray:
+    """The elements of an access, an axis for each loop, as a view of a row-major array with at least one element."""
+    weights = [math.prod(array.shape[k + 1 :]) for k in range(array.ndim)]
+    offset = sum(s * w for s, w in zip(access.starts, weights, strict=True))
+    steps = [0 if loop.axis == NOWHERE else loop.stride * weights[loop.axis] * array.itemsize for loop in access.loops]
+    extents = [loop.extent for loop in access.loops]
+    return np.lib.stride_tricks.as_strided(array.reshape(-1)[offset:], extents, steps, writeable=writeable)
+
+
 def slice_of(access: Access, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
     """Starts, limits and strides of the slice that has the elements of an access, if there is one."""
     starts, limits, strides = [], [], []

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gensyn_tvm.canonical import serialise
-from gensyn_tvm.canonical.access import Access, Digit, Dim, covers, disjoint, indices, spread, tidy, whole
+from gensyn_tvm.canonical.access import Access, Digit, Dim, covers, disjoint, elements, spread, tidy, whole
 from gensyn_tvm.canonical.graph import Graph, Input, Node, Output
 from gensyn_tvm.canonical.normal_demand import Demand, Demands
 from gensyn_tvm.canonical.normal_emit import Emitter, Leaf, context
@@ -30,7 +30,7 @@ class Part:
 
     def of(self, array: np.ndarray) -> np.ndarray:
         """The part of an array of that input."""
-        return np.asarray(array.reshape(-1)[indices(self.access, array.shape)])
+        return elements(array, self.access)
 
 
 @dataclass(frozen=True)

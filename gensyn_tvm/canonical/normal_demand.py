@@ -16,7 +16,7 @@ from gensyn_tvm.canonical.access import (
     Access,
     Dim,
     Loop,
-    indices,
+    elements,
     renamed,
     through_broadcast,
     tidy,
@@ -24,7 +24,7 @@ from gensyn_tvm.canonical.access import (
 )
 from gensyn_tvm.canonical.graph import Graph, Node
 from gensyn_tvm.canonical.normal_emit import Emitter, Leaf
-from gensyn_tvm.canonical.normal_movement import ELEMENTWISE, REDUCTIONS, elements, kept_axes, starts_of
+from gensyn_tvm.canonical.normal_movement import ELEMENTWISE, REDUCTIONS, constant_of, kept_axes, starts_of
 from gensyn_tvm.canonical.normal_order import Orders
 from gensyn_tvm.canonical.types import TensorType
 
@@ -107,7 +107,7 @@ class Demands(Orders):
 
     def _constant(self, node: Node, access: Access, loose: bool) -> int:
         """Its elements in the demanded order; those that are equal along whole dims are stored once."""
-        array = elements(node).reshape(-1)[indices(access, node.attrs["shape"])]
+        array = elements(constant_of(node), access)
         # Equal as bits: the zeros are different, and equal NaNs are one.
         bits = np.ascontiguousarray(array).reshape(*array.shape, 1).view(np.uint8)
         for k in range(array.ndim):

@@ -101,7 +101,7 @@ class Movement:
         node = self.node_of(value)
         while node is not None and node.op in ("broadcast_to", "reshape"):
             node = self.node_of(node.inputs[0])
-        return elements(node) if node is not None and node.op == "constant" else None
+        return constant_of(node) if node is not None and node.op == "constant" else None
 
 
 def kept_axes(node: Node, rank: int) -> list[int]:
@@ -117,6 +117,6 @@ def starts_of(access: Access, axes: Sequence[int], rank: int) -> list[int]:
     return starts
 
 
-def elements(node: Node) -> np.ndarray:
+def constant_of(node: Node) -> np.ndarray:
     dtype = TensorType((), node.attrs["dtype"]).numpy_dtype()
     return np.frombuffer(base64.b64decode(node.attrs["data"]), dtype).reshape(node.attrs["shape"])

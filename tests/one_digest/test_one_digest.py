@@ -20,14 +20,18 @@ with warnings.catch_warnings():
         pytest.importorskip(name)
     from . import in_keras, in_onnx, in_tensorflow, in_torch
 
+import gensyn_tvm
 from gensyn_tvm import interpreter
 from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.normal import normalise, structure_digest
 from gensyn_tvm.cli import main
 from gensyn_tvm.compiler import Source, source_of
+from gensyn_tvm.errors import InputError
 from gensyn_tvm.runtime.executable import State
 from gensyn_tvm.runtime.packaging import save_source
 from gensyn_tvm.structure_diff import diff_structures
+from gensyn_tvm.weights.transfer import transferred
+from tests.weights.training import trained
 
 NETWORKS = ("mlp", "cnn", "lstm", "block")
 FRAMEWORKS: dict[str, ModuleType] = {"torch": in_torch, "tensorflow": in_tensorflow, "keras": in_keras, "onnx": in_onnx}
@@ -140,3 +144,41 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert told["equal"] is True and told["structure"]["digests"][0] == told["structure"]["digests"][1]
     assert main(["diff", "--json", files[0], files[0]]) == 0
     assert json.loads(capsys.readouterr().out)["structure"] is None
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("framework", ["tensorflow", "keras", "onnx"])
+def test_weights_go_to_another_framework(network: str, framework: str) -> None:
+    """Two steps in PyTorch, then into the other framework's program, and back: the same bits."""
+    ours, theirs = source("torch", network), source(framework, network)
+    state = trained(in_torch_programs(network))
+    changed = Source(ours.graph, State({name: state[name] for name in ours.state}))
+    arrays = transferred(changed, theirs)
+    assert set(arrays) == set(theirs.state)
+    moved = Source(theirs.graph, State(arrays))
+    assert diff_structures(changed, moved).weights is True
+    back = transferred(moved, ours)
+    assert all(back[name].tobytes() == np.asarray(state[name]).tobytes() for name in ours.state)
+
+
+@cache
+def in_torch_programs(network: str) -> gensyn_tvm.Program:
+    program = getattr(in_torch, network)()
+    assert isinstance(program, gensyn_tvm.Program)
+    return program
+
+
+def test_weights_of_another_computation_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="the programs do not compute the same"):
+        transferred(source("torch", "mlp"), source("torch", "gelu"))
+    first, second = source("torch", "mlp"), source("keras", "mlp")
+    zeros = Source(second.graph, State({name: np.zeros_like(a) for name, a in second.state.numpy().items()}))
+    for name, saved in (("a", first), ("b", zeros)):
+        save_source(tmp_path / f"{name}.gtvm", saved)
+    arguments = ["weights", "transfer", str(tmp_path / "a.gtvm"), str(tmp_path / "b.gtvm"), "-o", str(tmp_path / "c.gtvm")]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["arrays"] == 4
+    assert main(["diff", "--normal", str(tmp_path / "a.gtvm"), str(tmp_path / "c.gtvm")]) == 0
+    assert "with the same weights" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "c.gtvm")]) == 0
+    assert f"structure {structure_digest(first.graph)}" in capsys.readouterr().out

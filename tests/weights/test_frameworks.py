@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,25 @@ def test_a_keras_template_stays_as_it_is(tmp_path: Path) -> None:
     changed = {name: array + 1 for name, array in before.items()}
     weights.save_weights(tmp_path / "w.weights.h5", changed, template=model)
     assert all_same(weights_of_keras(model), before)
+
+
+_OTHER_BACKEND = """
+import numpy as np, keras
+from gensyn_tvm.weights.keras import to_keras, weights_of_keras
+assert keras.backend.backend() == "torch"
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d"), keras.layers.BatchNormalization(name="n")], name="m")
+arrays = {name: np.nextafter(a + 1, 9, dtype=a.dtype) for name, a in weights_of_keras(model).items()}
+assert sorted(arrays)[:2] == ["m/d/bias", "m/d/kernel"] and to_keras(model, arrays) == ()
+assert all(weights_of_keras(model)[name].tobytes() == a.tobytes() for name, a in arrays.items())
+print(len(arrays))
+"""
+
+
+def test_keras_on_another_backend() -> None:
+    pytest.importorskip("torch")
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    done = subprocess.run([sys.executable, "-c", _OTHER_BACKEND], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
 
 
 def test_keras_names_all_that_does_not_fit(tmp_path: Path) -> None:
