@@ -88,7 +88,8 @@ _OTHER_BACKEND = """
 import numpy as np, keras
 from gensyn_tvm.weights.keras import to_keras, weights_of_keras
 assert keras.backend.backend() == "torch"
-model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d"), keras.layers.BatchNormalization(name="n")], name="m")
+layers = [keras.Input((4,)), keras.layers.Dense(3, name="d"), keras.layers.BatchNormalization(name="n")]
+model = keras.Sequential(layers, name="m")
 arrays = {name: np.nextafter(a + 1, 9, dtype=a.dtype) for name, a in weights_of_keras(model).items()}
 assert sorted(arrays)[:2] == ["m/d/bias", "m/d/kernel"] and to_keras(model, arrays) == ()
 assert all(weights_of_keras(model)[name].tobytes() == a.tobytes() for name, a in arrays.items())
