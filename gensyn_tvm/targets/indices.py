@@ -89,7 +89,7 @@ def before_flattening(*, device: bool = False) -> Any:
             passes.LowerInitBlock(),
             passes.PlanAndUpdateBufferAllocationLocation(),
             passes.ConvertBlocksToOpaque(),
-            *([passes.LiftThreadBinding()] if device else []),
+            *([passes.LiftThreadBinding(), passes.StmtSimplify()] if device else []),
             passes.CompactBufferAllocation(),
             *([passes.UnifyThreadBinding()] if device else []),
             passes.LowerMatchBuffer(),

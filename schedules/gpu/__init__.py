@@ -1,4 +1,4 @@
-"""Schedules for GPUs: tiles of products in shared memory; for all other stages a thread for each element."""
+"""Schedules for GPUs: tiles of products, rows of several stages; for all other stages a thread for each element."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from tvm import s_tir, tirx
 from gensyn_tvm.schedules.cpu.stages import stages_of
 from gensyn_tvm.schedules.gpu.nests import schedule_nests
 from gensyn_tvm.schedules.gpu.products import product_at
+from gensyn_tvm.schedules.gpu.rows import rows_at, schedule_group
 from gensyn_tvm.schedules.gpu.tiles import schedule_product
 from gensyn_tvm.targets.gpu.target import GpuTarget
 
 
 def schedule(function: Any, target: GpuTarget, style: str) -> Any:
-    """The kernel with threads in all of its nests; ``plain`` has no tiles."""
-    return schedule_nests(_tiled(function) if style == "fast" else function, target)
+    """The kernel with threads in all of its nests; ``plain`` has a kernel for each stage."""
+    return schedule_nests(_together(function, target) if style == "fast" else function, target)
 
 
-def _tiled(function: Any) -> Any:
-    """The kernel with its products in tiles; other nests are as they were."""
+def _together(function: Any, target: GpuTarget) -> Any:
+    """The kernel with its products in tiles and stages of the same rows together; other nests are as they were."""
     stages = stages_of(function)
     if not stages:
         return function
     root = function.body.block
+    parameters = list(function.params)
     nests = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
     rebuilt: dict[int, Any] = dict(enumerate(nests))
     buffers = list(root.alloc_buffers)
@@ -31,7 +33,13 @@ def _tiled(function: Any) -> Any:
     while n < len(stages):
         product = product_at(stages, n)
         if product is None:
-            n += 1
+            group = rows_at(stages, n, parameters, target)
+            if group:
+                rebuilt[n], own, gone = schedule_group(group, stages, parameters, target)
+                for stage in group[1:]:
+                    del rebuilt[stages.index(stage)]
+                buffers = [b for b in buffers if not any(b.same_as(g) for g in gone)] + own
+            n += max(len(group), 1)
             continue
         rebuilt[n], own = schedule_product(product)
         members = product.stages if product.finish is None else (*product.stages, product.finish.stage)

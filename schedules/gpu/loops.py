@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tvm
 from tvm import tirx
 
 from gensyn_tvm.operators.nest import i64
@@ -68,3 +69,8 @@ def sequence(statements: Sequence[Statement]) -> Statement:
     for s in statements:
         flat.extend(s.seq if isinstance(s, tirx.SeqStmt) else [s])
     return flat[0] if len(flat) == 1 else tirx.SeqStmt(flat)
+
+
+def whole(buffer: Any) -> Any:
+    """All of a buffer, as what a block reads or writes."""
+    return tirx.BufferRegion(buffer, [tvm.ir.Range.from_min_extent(i64(0), extent) for extent in buffer.shape])

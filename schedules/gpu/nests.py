@@ -58,7 +58,7 @@ def _nest(nest: Statement, target: GpuTarget, registers: list[Any]) -> Statement
     serial = [loop for k, loop in enumerate(loops) if k not in free]
     if block.init is None:
         return inside(grid, _around(serial, s_tir.SBlockRealize(values, predicate, block)))
-    first, each, last, register = _in_register(block)
+    first, each, last, register = in_register(block)
     registers.append(register)
     own = [values[k] for k in free]
     parts = [
@@ -75,7 +75,7 @@ def _around(loops: Sequence[Any], statement: Statement) -> Statement:
     return statement
 
 
-def _in_register(block: Any) -> tuple[Any, Any, Any, Any]:
+def in_register(block: Any) -> tuple[Any, Any, Any, Any]:
     """Blocks that begin, continue and store a reduction, and the buffer of which each thread has its own element."""
     stored = block.body.buffer
     register = tirx.decl_buffer(stored.shape, str(stored.dtype), f"{stored.name}_local", scope="local")

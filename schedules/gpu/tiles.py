@@ -9,7 +9,7 @@ which belong to results that are computed and never stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from tvm import s_tir, tirx
 from gensyn_tvm.operators import exact, terms
 from gensyn_tvm.operators.nest import guarded, i64, ravel, unravel
 from gensyn_tvm.schedules.cpu.stages import Stage, element_bits
-from gensyn_tvm.schedules.gpu.loops import Loop, bound, inside, sequence, serial, unrolled, vector
+from gensyn_tvm.schedules.gpu.loops import Loop, bound, inside, sequence, serial, unrolled, vector, whole
 from gensyn_tvm.schedules.gpu.products import Finish, Operand, Product, substituted
 
 Expr = Any
@@ -29,6 +29,8 @@ Statement = Any
 _FMA = exact.PREFIX + "fma"
 _THREADS = 16  # along the rows and along the columns of a tile
 _VECTOR = 4
+#: Banks of shared memory. Terms that neighbouring threads bring are so far apart that none of them meet in one.
+_BANKS = 32
 #: Sides of tiles, and the terms for which operands are in shared memory at a time.
 _TILES = ((128, 8), (64, 16), (32, 16))
 #: Blocks that keep every processor of a large GPU busy, and how much of the work may be for results that nobody stores.
@@ -218,7 +220,7 @@ class _Emitter:
         value = tirx.BufferLoad(register, self._place(stage, variables, None))
         block = stage.block
         spatial = [v for v in block.iter_vars[: stage.spatial]]
-        reads = [_whole(register)]
+        reads = [whole(register)]
         body = tirx.BufferStore(stored, value, list(stage.write.indices))
         new = s_tir.SBlock(spatial, reads, list(block.writes), f"{block.name_hint}_store", body)
         loops, row, column = self._rectangle()
@@ -289,7 +291,8 @@ class _Emitter:
             conditions.append(tirx.LT(k, i64(count)))
         if conditions:
             value = guarded(_all(conditions), value, terms.zero(dtype))
-        block = _copy_block(f"bring_{axis}", buffer, variables, shape, value)
+        aligned = {"buffer_dim_align": [[0, 2, _BANKS, _VECTOR]]} if operand.terms_first else {}
+        block = _copy_block(f"bring_{axis}", buffer, variables, shape, value, annotations=aligned)
         each = unrolled("part", side * depth // (_THREADS * _THREADS))
         position = each.value * i64(_THREADS * _THREADS) + self.threads[0].value * i64(_THREADS) + self.threads[1].value
         inner = depth if operand.terms_first else side
@@ -360,23 +363,25 @@ def _all(conditions: Sequence[Expr]) -> Expr:
     return result
 
 
-def _whole(buffer: Any) -> Any:
-    return tirx.BufferRegion(buffer, [tvm.ir.Range.from_min_extent(i64(0), e) for e in buffer.shape])
-
-
 def _block(stage: Stage, body: Statement, *, terms: bool, name: str = "") -> Any:
     """A block with a stage's axes around another statement."""
     block = stage.block
     variables = list(block.iter_vars) if terms else list(block.iter_vars[: stage.spatial])
     loads: list[Any] = []
     tvm_ffi.structural_walk(body, (tvm.ir.TensorLoad, lambda e: loads.append(e.source)))
-    reads = [_whole(b) for b in dict.fromkeys(loads)]
+    reads = [whole(b) for b in dict.fromkeys(loads)]
     title = f"{block.name_hint}_{name}" if name else block.name_hint
-    return s_tir.SBlock(variables, reads, [_whole(body.buffer)], title, body)
+    return s_tir.SBlock(variables, reads, [whole(body.buffer)], title, body)
 
 
 def _copy_block(
-    name: str, buffer: Any, variables: Sequence[Any], shape: Sequence[int], value: Expr, place: Sequence[Expr] | None = None
+    name: str,
+    buffer: Any,
+    variables: Sequence[Any],
+    shape: Sequence[int],
+    value: Expr,
+    place: Sequence[Expr] | None = None,
+    annotations: Mapping[str, Any] | None = None,
 ) -> Any:
     """A block of axes of its own that stores a value, at the axes' place unless another is given."""
     axes = [
@@ -386,7 +391,8 @@ def _copy_block(
     loads: list[Any] = []
     tvm_ffi.structural_walk(value, (tvm.ir.TensorLoad, lambda e: loads.append(e.source)))
     body = tirx.BufferStore(buffer, value, list(variables if place is None else place))
-    return s_tir.SBlock(axes, [_whole(b) for b in dict.fromkeys(loads)], [_whole(buffer)], name, body)
+    reads = [whole(b) for b in dict.fromkeys(loads)]
+    return s_tir.SBlock(axes, reads, [whole(buffer)], name, body, annotations=annotations or {})
 
 
 def schedule_product(product: Product) -> tuple[Statement, list[Any]]:

@@ -69,9 +69,11 @@ class Places:
         if not _comparisons_only(block.predicate):
             found = f"a predicate {block.predicate}"
             refuse(self.name, block.name, found=found, expected="limits of indices", what=CHANGED, remedy=AS_VARIANT)
-        loops = block.loops
-        env = {hash(loop.var): self.form(loop) for loop in loops}
+        env = {hash(loop.var): self.form(loop) for loop in block.loops}
         try:
+            single = self._single(block, env)
+            loops = [loop for loop in block.loops if loop not in single]
+            env |= {hash(loop.var): ZERO for loop in single}
             axes = [self.numbers.index(a.value, env, _no_load) for a in block.axes]
             facts = self.facts_of([block.predicate], env, _no_load)
         except Unproved as problem:
@@ -82,6 +84,11 @@ class Places:
         ends = [self.space.add(f, constant(-a.extent)) for a, f in zip(block.axes, axes, strict=True) if a.reduces]
         ending = [f for f in facts if f in ends or any(self._implies(f, end) for end in ends)]
         return Placed(block, loops, inner, axes, facts, ending)
+
+    def _single(self, block: Block, env: dict[int, Form]) -> list[Loop]:
+        """The loops of which the predicate lets the first iteration run and no other: what one thread does for all."""
+        facts = self.facts_of([block.predicate], env, _no_load)
+        return [loop for loop in block.loops if loop.extent > 1 and self.space.add(self.form(loop), constant(-1)) in facts]
 
     def _implies(self, fact: Form, limit: Form) -> bool:
         """Whether a limit holds exactly where a fact does: x // 9 < 6 where x < 54."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,9 @@ _KERNEL = re.compile(r'^(?:extern "C" __global__|__kernel)[^;\n]*\{\n.*?^\}\n', 
 
 #: Types that CUDA has under these names only with a header.
 _INTEGER = re.compile(r"\b(u?int(?:8|16|32|64))_t\b")
+
+#: Threads of the blocks that have many registers each.
+_MANY_THREADS = 256
 
 
 def source_of(pieces: Sequence[Piece], target: GpuTarget) -> tuple[str, dict[str, Launch]]:
@@ -81,6 +85,10 @@ def _text(piece: Piece, target: GpuTarget) -> tuple[str, int]:
     text = _read_only(str(found[0]), len(piece.buffers) - piece.writes)
     if target.kind == "opencl":
         return text.replace("get_group_id(", "GX_GROUP(").replace("get_local_id(", "GX_LOCAL("), _shared_bytes(module)
+    if (
+        piece.tiled and math.prod(piece.launch.block) == _MANY_THREADS
+    ):  # two blocks take turns; their registers suffice if the totals leave them while a chunk is computed
+        text = re.sub(r"__launch_bounds__\((\d+)\)", r"__launch_bounds__(\1, 2)", text)
     return _INTEGER.sub(r"gx_\1", text), _shared_bytes(module)
 
 
