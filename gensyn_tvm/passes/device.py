@@ -48,7 +48,7 @@ def device_program(graph: Graph, target: GpuTarget, style: str = "fast", recompu
         raise ScheduleError(f"unknown schedule style {style!r} for a GPU; expected one of {', '.join(STYLES)}")
     with target.to_tvm():
         module = legalise(lift(recompute(graph, recomputed)))
-        module = reorder(fuse(keep_prepared(module, fixed_inputs(graph)), rows=False))
+        module = reorder(fuse(keep_prepared(module, fixed_inputs(graph)), rows=style == "fast"))
         module, warnings = verify(schedule(module, target, style), module, target, style)
         cuts = {gv.name_hint: cut(gv.name_hint, _ready(f)) for gv, f in kernels(module)}
         program = in_pieces(calls_of(module, fixed_inputs(graph)), cuts)

@@ -86,9 +86,10 @@ class Places:
         return Placed(block, loops, inner, axes, facts, ending)
 
     def _single(self, block: Block, env: dict[int, Form]) -> list[Loop]:
-        """The loops of which the predicate lets the first iteration run and no other: what one thread does for all."""
+        """The loops over threads of which the predicate lets the first run and no other: what one does for all."""
         facts = self.facts_of([block.predicate], env, _no_load)
-        return [loop for loop in block.loops if loop.extent > 1 and self.space.add(self.form(loop), constant(-1)) in facts]
+        threads = [loop for loop in block.loops if loop.is_thread and loop.extent > 1]
+        return [loop for loop in threads if self.space.add(self.form(loop), constant(-1)) in facts]
 
     def _implies(self, fact: Form, limit: Form) -> bool:
         """Whether a limit holds exactly where a fact does: x // 9 < 6 where x < 54."""
