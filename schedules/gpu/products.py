@@ -22,6 +22,8 @@ _FMA = exact.PREFIX + "fma"
 _MOVING = ("move", "panel", "pack")
 #: Rows and columns from which on tiles are worth it.
 _SMALLEST = 16
+#: Blocks along the second and third axis of a grid, at most.
+_LARGEST_GRID = 65535
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def product_at(stages: Sequence[Stage], begin: int) -> Product | None:
     if len(sizes) != 1:
         return None
     ((rows, columns),) = sizes
-    if min(rows, columns) < _SMALLEST:
+    batch = math.prod(chunks[0].extents[k] for k in shared[0])
+    if min(rows, columns) < _SMALLEST or max(rows // _SMALLEST, batch) > _LARGEST_GRID:
         return None
     after = stages[begin + len(members) :]
     finish = _finish(members[-1], after)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from gensyn_tvm import interpreter
+from gensyn_tvm.canonical.graph import GraphBuilder
+from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.passes.device import device_program
 from gensyn_tvm.runtime.opencl import OpenClExecutable
 from gensyn_tvm.schedules.gpu import tiles
 from gensyn_tvm.targets.gpu import OPENCL
 
-from ..operators.case import Case
+from ..operators.case import Case, array
 from ..operators.cases import CASES, bundle
 from ..operators.support import assert_all_same
 from .support import DESCENDING, executed
@@ -68,3 +71,25 @@ def test_tiles(tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     for definitions in ((), DESCENDING):
         found = OpenClExecutable(graph, program, definitions).run(given)
         assert_all_same([c.name for c in cases], found, expected)
+
+
+def test_rows() -> None:
+    """A softmax is one kernel, a warp for each row; with nine elements in a row it is a thread."""
+    b = GraphBuilder("softmax")
+    shapes = ((96, 700), (70, 9), (66, 45))
+    inputs = [b.add_input(f"x{k}", "input", TensorType(shape, "float32")) for k, shape in enumerate(shapes)]
+    for k, x in enumerate(inputs):
+        top = b.emit("reduce_max", x, axes=(1,), keepdims=True)
+        e = b.emit("exp", b.emit("sub", x, top))
+        b.add_output(f"y{k}", b.emit("div", e, b.emit("sum", e, axes=(1,), keepdims=True)))
+    graph = b.finish()
+    rng = np.random.default_rng(0)
+    given = {f"x{k}": array(TensorType(shape, "float32"), rng, special=k == 2) for k, shape in enumerate(shapes)}
+    program = device_program(graph, OPENCL)
+    assert program.plan.warnings == ()
+    assert len(program.launches) < len(device_program(graph, OPENCL, "plain").launches) / 3
+    assert sum(launch.shared > 0 for launch in program.launches.values()) >= 2
+    expected = interpreter.run(graph, given)
+    for definitions in ((), DESCENDING):
+        found = OpenClExecutable(graph, program, definitions).run(given)
+        assert_all_same([o.name for o in graph.outputs], found, expected)

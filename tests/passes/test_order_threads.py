@@ -191,3 +191,31 @@ def test_a_loop_over_threads_inside_of_another_is_refused() -> None:
         return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.THREAD_BINDING, loop.body, axis)
 
     refused(changed(tiled(), tirx.For, rebind), product(), "a loop over threadIdx.x inside of another")
+
+
+def long_rows() -> Any:
+    types = TensorType((128, 1040), "float32"), TensorType((128,), "float32")
+    return VARIANTS["sum"]("s", [types[0]], types[1], {"axes": (1,), "keepdims": False})
+
+
+def test_rows_are_accepted() -> None:
+    function = schedule_kernel("s", long_rows(), CUDA, "fast")
+    assert "threadIdx.y" in function.script()
+    check_order("s", function, long_rows())
+
+
+def test_what_lanes_have_added_up_is_not_in_the_registers_of_one_thread() -> None:
+    function = rescoped(schedule_kernel("s", long_rows(), CUDA, "fast"), "row", "local")
+    refused(function, long_rows(), "beyond what it has computed by then")
+
+
+def test_a_result_that_all_threads_store_is_refused() -> None:
+    """Without the condition each thread of a warp would store the row's result."""
+    function = schedule_kernel("s", long_rows(), CUDA, "fast")
+
+    def unconditional(realize: Any) -> Any:
+        if str(realize.block.name_hint).startswith("tree"):
+            return s_tir.SBlockRealize(realize.iter_values, True, realize.block)
+        return realize
+
+    refused(changed(function, s_tir.SBlockRealize, unconditional), long_rows(), "may store to the same elements")

@@ -20,6 +20,10 @@ from gensyn_tvm.targets.gpu.program import Launch
 Buffer = Any
 Statement = Any
 
+#: What every GPU since the oldest target launches.
+_LARGEST_GRID = (2**31 - 1, 65535, 65535)
+_LARGEST_BLOCK = (1024, 1024, 64)
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -131,4 +135,16 @@ def _launch(name: str, statement: Statement) -> Launch:
                 )
             )
     grid, block = (tuple(extents.get(f"{kind}.{axis}", 1) for axis in "xyz") for kind in ("blockIdx", "threadIdx"))
+    for what, sizes, limits in (("blocks", grid, _LARGEST_GRID), ("threads", block, _LARGEST_BLOCK)):
+        if any(size > limit for size, limit in zip(sizes, limits, strict=True)):
+            found, expected = f"{what} {sizes}", f"at most {limits}"
+            raise ScheduleError(
+                describe(
+                    "a kernel has more blocks or threads than a GPU can launch",
+                    where=f"kernel {name!r}",
+                    found=found,
+                    expected=expected,
+                    remedy="compile with schedule 'plain', or make the arrays smaller",
+                )
+            )
     return Launch(grid, block)  # type: ignore[arg-type]
