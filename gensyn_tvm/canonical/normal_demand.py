@@ -210,6 +210,9 @@ class Demands(Orders):
         """The operator on whole operands; the access is made of its result."""
         order: Sequence[int] = range(self.types[value].rank)
         attrs = dict(node.attrs)
+        if node.op == "avg_pool" and not any(pad for pads in attrs["padding"] for pad in pads):
+            # No window holds padding, so it does not matter whether padding counts.
+            attrs["count_include_pad"] = False
         if node.op == "pad":
             order = self.order_of(value)
             attrs["padding"] = tuple(attrs["padding"][k] for k in order)
