@@ -1,6 +1,6 @@
 """The compiler after the freeze for GPUs: the phases of ``pipeline`` with other schedules, then a device kernel for each stage.
 
-Layouts of products are chosen for vectors of a CPU, so that phase is left out.
+Of the layouts of products, which are chosen for the vectors of a CPU, only transposed operands are left (``layout_gpu``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gensyn_tvm.errors import ScheduleError
 from gensyn_tvm.passes.booleans import store_as_bytes
 from gensyn_tvm.passes.calls import Array, Call, Calls, View
 from gensyn_tvm.passes.fuse import fuse
+from gensyn_tvm.passes.layout_gpu import read_transposed
 from gensyn_tvm.passes.legalise import legalise
 from gensyn_tvm.passes.lift import lift
 from gensyn_tvm.passes.memory import constant_area, plan_memory
@@ -47,7 +48,8 @@ def device_program(graph: Graph, target: GpuTarget, style: str = "fast", recompu
     if style not in STYLES:
         raise ScheduleError(f"unknown schedule style {style!r} for a GPU; expected one of {', '.join(STYLES)}")
     with target.to_tvm():
-        module = legalise(lift(recompute(graph, recomputed)))
+        graph = recompute(graph, recomputed)
+        module = legalise(lift(read_transposed(graph) if style == "fast" else graph))
         module = reorder(fuse(keep_prepared(module, fixed_inputs(graph)), rows=style == "fast"))
         module, warnings = verify(schedule(module, target, style), module, target, style)
         cuts = {gv.name_hint: cut(gv.name_hint, _ready(f)) for gv, f in kernels(module)}

@@ -93,3 +93,19 @@ def test_rows() -> None:
     for definitions in ((), DESCENDING):
         found = OpenClExecutable(graph, program, definitions).run(given)
         assert_all_same([o.name for o in graph.outputs], found, expected)
+
+
+def test_transposed_operands_are_read_where_they_are() -> None:
+    b = GraphBuilder("transposed")
+    x = b.add_input("x", "input", TensorType((40, 33), "float32"))
+    y = b.add_input("y", "input", TensorType((3, 50, 40), "float32"))
+    turned = b.emit("transpose", b.emit("transpose", y, perm=(0, 2, 1)), perm=(0, 1, 2))
+    b.add_output("z", b.emit("matmul", b.emit("transpose", x, perm=(1, 0)), turned))
+    b.add_output("other", turned)
+    graph = b.finish()
+    rng = np.random.default_rng(1)
+    given = {i.name: array(i.type, rng, special=False) for i in graph.inputs}
+    program = device_program(graph, OPENCL)
+    assert sum(name.startswith("transpose") or "matmul" in name for name in program.launches) == 1
+    found = OpenClExecutable(graph, program).run(given)
+    assert_all_same(["z", "other"], found, interpreter.run(graph, given))
