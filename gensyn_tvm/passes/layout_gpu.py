@@ -28,7 +28,7 @@ def read_transposed(graph: Graph) -> Graph:
 
 
 def _source(value: int, producers: dict[int, Node]) -> tuple[int, tuple[int, ...]]:
-    """The value that a value is a transposition of, and for each of its axes that of the source; none: it is no transposition."""
+    """The value that a value is a transposition of, and for each of its axes that of the source; none if it is no such."""
     axes: tuple[int, ...] = ()
     while (node := producers.get(value)) is not None and node.op == "transpose":
         inner = tuple(node.attrs["perm"])
