@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from tvm import relax
 from tvm.ir import GenericConst
 
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.training import ops as gensyn
 
 _CONV = {1: nn.conv1d, 2: nn.conv2d, 3: nn.conv3d}
 _CONV_TRANSPOSE = {1: nn.conv1d_transpose, 2: nn.conv2d_transpose, 3: nn.conv3d_transpose}
@@ -157,6 +159,18 @@ def group_norm(e: Emitter, x: Expr, groups: int, scale: Expr | None, shift: Expr
     y = e.reshape(normalise(e, grouped, [2], epsilon), shape)
     vectors = [None if v is None else per_channel(e, v, len(shape)) for v in (scale, shift)]
     return affine(e, y, *vectors)
+
+
+def batch_norm_along(
+    e: Emitter, values: Sequence[Expr], axis: int, *, epsilon: float, momentum: float, frozen: bool
+) -> list[Expr]:
+    """``gensyn.batch_norm`` of x, gamma, beta, mean and variance with x's channels along any axis but 0; Keras' variance."""
+    rank = rank_of(values[0])
+    order = [0, axis, *(k for k in range(1, rank) if k != axis)]
+    x = e.transpose(values[0], order)
+    value = e(gensyn.batch_norm(x, *values[1:], epsilon=epsilon, momentum=momentum, unbiased=False, frozen=frozen))
+    y = e.transpose(e(relax.TupleGetItem(value, 0)), [order.index(k) for k in range(rank)])
+    return [y, e(relax.TupleGetItem(value, 1)), e(relax.TupleGetItem(value, 2))]
 
 
 def standard_deviation(e: Emitter, x: Expr, axes: Sequence[int], keepdims: bool, correction: float, *, root: bool) -> Expr:

@@ -1,4 +1,7 @@
-"""Keras 3 models in. With Keras' backend tensorflow they are traced and read by the TensorFlow frontend.
+"""Keras 3 models in, whatever backend Keras runs on.
+
+On TensorFlow a model is traced to a graph (``keras_tensorflow``), on PyTorch exported (``keras_torch``); on any other backend
+it is saved and read by a child process on one of these two (``keras_child``).
 
 What becomes what:
 
@@ -11,22 +14,27 @@ What becomes what:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from gensyn_tvm.canonical.types import DTYPES
 from gensyn_tvm.errors import ImportModelError, describe
-from gensyn_tvm.frontends.tensorflow import Shapes, import_concrete, spec_of, static_specs, trace
-from gensyn_tvm.frontends.tensorflow_graph import COMPOSITE, tf
+from gensyn_tvm.frontends.assemble import identifier
+from gensyn_tvm.frontends.shapes import Shapes, input_name, static_shapes
 from gensyn_tvm.program import Program
 
 try:
     import keras
 except ImportError as error:
     raise ImportError("from_keras needs Keras: pip install 'gensyn_tvm[keras]'") from error
+
+#: Shape and dtype of every input by name.
+Inputs = dict[str, tuple[tuple[int, ...], str]]
 
 
 def from_keras(
@@ -52,18 +60,10 @@ def from_keras(
         The program; its parameters and states are copies.
 
     Raises:
-        ImportModelError: another backend than tensorflow, a missing, damaged or untrusted file, inputs without static shape.
+        ImportModelError: a missing, damaged or untrusted file, inputs that are no tensors or have no static shape, a model that
+            cannot be traced, or on another backend than TensorFlow and PyTorch one that its file does not describe.
         UnsupportedOperatorError: operators without a deterministic variant, all of them in one message.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ImportModelError(
-            describe(
-                "from_keras needs Keras to run on TensorFlow",
-                found=f"backend {keras.backend.backend()}",
-                expected="KERAS_BACKEND=tensorflow before Keras is imported",
-                remedy="save the model as .keras, which any backend reads, and import the file under tensorflow",
-            )
-        )
     if isinstance(model, str | Path):
         model = load_file(Path(model), trusted)
     if not isinstance(model, keras.Model):
@@ -71,32 +71,96 @@ def from_keras(
             describe("from_keras cannot read this model", found=type(model).__name__, expected="a keras.Model or a file")
         )
     origin = f"keras:{model.name}"
-    specs = _specs(model, example_inputs, input_shapes, batch_size, origin)
-    structure = getattr(model, "_inputs_struct", None) if example_inputs is None else None
+    inputs = _inputs(model, example_inputs, input_shapes, batch_size, origin)
+    backend, structured = keras.backend.backend(), example_inputs is None
+    if backend in ("tensorflow", "torch"):
+        return trace_model(model, inputs, [v.path for v in model.variables], structured=structured, train=train)
+    _check_described(model, origin, backend, trusted)
+    from gensyn_tvm.frontends.keras_child import import_in_child
+
+    return import_in_child(model, inputs, structured=structured, train=train, trusted=trusted)
+
+
+def trace_model(model: Any, inputs: Inputs, names: Sequence[str], *, structured: bool, train: bool) -> Program:
+    """The program of a model on one of the backends tensorflow and torch; errors as ``from_keras``.
+
+    Args:
+        names: of ``model.variables``.
+        structured: whether the model takes its inputs in the structure that it was made with, and not as a list.
+    """
+    structure = getattr(model, "_inputs_struct", None) if structured else None
 
     def call(*values: Any) -> Any:
-        inputs = tf.nest.pack_sequence_as(structure, values) if structure is not None else values
-        if structure is None and len(values) == 1:
-            (inputs,) = values
-        return model(inputs, training=train)
+        given: Any = values[0] if len(values) == 1 else values
+        if structure is not None:
+            given = keras.tree.pack_sequence_as(structure, list(values))
+        return model(given, training=train)
 
-    with _replaced_layers(model) if train else contextlib.nullcontext():
-        concrete = trace(call, specs, origin)
-    return import_concrete(concrete, origin, [(v.path, v.value) for v in model.variables])
+    if keras.backend.backend() == "tensorflow":
+        from gensyn_tvm.frontends.keras_tensorflow import import_call
+    else:
+        from gensyn_tvm.frontends.keras_torch import import_call
+    return import_call(model, call, inputs, [identifier(name) for name in names], train, f"keras:{model.name}")
 
 
-def _specs(model: Any, examples: Sequence[Any] | None, shapes: Shapes | None, batch: int | None, origin: str) -> list[Any]:
+def _check_described(model: Any, origin: str, backend: str, trusted: bool) -> None:
+    """Refuse a model that its configuration does not describe, where it has to be built again from that."""
+    try:
+        found = sorted(set(_code(json.loads(model.to_json()))))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        found = [str(error).strip().split("\n")[0]]
+    if found and not trusted:
+        raise ImportModelError(
+            describe(
+                f"{origin}: on the backend {backend} only models of Keras' own layers can be read",
+                found=", ".join(found),
+                expected="a Sequential or functional model whose layers are Keras'",
+                remedy="set KERAS_BACKEND to torch or tensorflow before Keras is imported",
+            )
+        )
+
+
+def _inputs(model: Any, examples: Sequence[Any] | None, shapes: Shapes | None, batch: int | None, origin: str) -> Inputs:
+    """What a model is traced with."""
     if examples is not None:
-        return [spec_of(v, f"input_{k}") for k, v in enumerate(examples)]
-    tensors = tf.nest.flatten(getattr(model, "inputs", None) or [])
-    if not tensors:
+        tensors = [(getattr(v, "name", None) if type(v).__name__ == "TensorSpec" else None, v) for v in examples]
+        specs = {name or f"input_{k}": _type_of(v, k, origin) for k, (name, v) in enumerate(tensors)}
+    else:
+        known = keras.tree.flatten(getattr(model, "inputs", None) or [])
+        specs = {t.name: (tuple(t.shape), keras.backend.standardize_dtype(t.dtype)) for t in known}
+    if not specs:
         raise ImportModelError(
             describe(f"{origin}: the inputs are unknown", found="a model without Input", expected="example_inputs=(array, …)")
         )
-    specs = {t.name: tf.TensorSpec(t.shape, t.dtype, t.name) for t in tensors}
-    if shapes is None and batch is not None:
-        shapes = {name: [batch, *spec.shape[1:]] for name, spec in specs.items()}
-    return list(static_specs(specs, shapes, origin).values())
+    if shapes is None and batch is not None and examples is None:
+        opened = {name: (batch, *shape[1:]) for name, (shape, _) in specs.items()}
+        fixed = static_shapes(opened, None, origin)
+    else:
+        fixed = static_shapes({name: shape for name, (shape, _) in specs.items()}, shapes, origin)
+    for name, (_, dtype) in specs.items():
+        if dtype not in DTYPES:
+            raise ImportModelError(
+                describe(
+                    f"{origin}: an input of dtype {dtype}",
+                    where=name,
+                    expected=", ".join(DTYPES),
+                    remedy="do what needs text before the model",
+                )
+            )
+    return {input_name(name): (fixed[name], dtype) for name, (_, dtype) in specs.items()}
+
+
+def _type_of(value: Any, position: int, origin: str) -> tuple[tuple[int | None, ...], str]:
+    """Shape and dtype of an example input."""
+    if not hasattr(value, "dtype"):
+        value = np.asarray(value)
+    try:
+        return tuple(value.shape), keras.backend.standardize_dtype(value.dtype)
+    except (TypeError, ValueError) as error:
+        found = f"{type(value).__name__} of dtype {value.dtype}"
+        raise ImportModelError(
+            describe(f"{origin}: example input {position} is no tensor", found=found, expected="a tensor or array")
+        ) from error
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -148,64 +212,10 @@ def _code(config: Any) -> Iterator[str]:
             yield kind
         elif isinstance(module, str) and module.split(".")[0] not in ("keras", "builtins"):
             yield f"{module}.{kind}"
-        elif module is None and config.get("registered_name") and ">" in str(config["registered_name"]):
+        elif module is None and config.get("registered_name"):  # a class of the user's own, registered or of __main__
             yield str(config["registered_name"])
         for value in config.values():
             yield from _code(value)
     elif isinstance(config, list):
         for value in config:
             yield from _code(value)
-
-
-# ---- layers that differ in training ----------------------------------------------------------------------------------
-
-
-def _composite(text: str, body: Callable[..., Any]) -> Any:
-    """A function whose calls the importer reads as an operator of ours; ``body`` says the results' types only."""
-    return tf.function(body, experimental_implements=COMPOSITE + text, autograph=False)
-
-
-def _batch_norm(layer: Any) -> Callable[..., Any]:
-    def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if mask is not None:
-            raise ImportModelError(f"BatchNormalization {layer.path!r} with a mask; expected none")
-        frozen = not (training and layer.trainable)
-        axis = layer.axis % len(inputs.shape)
-        text = f"batch_norm {axis} {layer.epsilon!r} {1.0 - layer.momentum!r} {int(frozen)}"
-        mean, variance = layer.moving_mean.value, layer.moving_variance.value
-        gamma = layer.gamma.value if layer.scale else tf.ones_like(mean)
-        beta = layer.beta.value if layer.center else tf.zeros_like(mean)
-        marker = _composite(text, lambda x, g, b, m, v: (x + 0, m + 0, v + 0))
-        y, new_mean, new_variance = marker(inputs, gamma, beta, tf.convert_to_tensor(mean), tf.convert_to_tensor(variance))
-        if not frozen:
-            layer.moving_mean.assign(new_mean)
-            layer.moving_variance.assign(new_variance)
-        return y
-
-    return call
-
-
-def _dropout(layer: Any) -> Callable[..., Any]:
-    def call(inputs: Any, training: bool | None = None) -> Any:
-        if not training or layer.rate == 0:
-            return inputs
-        shape = layer._get_noise_shape(inputs) if hasattr(layer, "_get_noise_shape") else layer.noise_shape
-        shared = [k for k, extent in enumerate(shape or ()) if extent == 1]
-        return _composite(" ".join(["dropout", repr(float(layer.rate)), *map(str, shared)]), lambda x: x + 0)(inputs)
-
-    return call
-
-
-@contextlib.contextmanager
-def _replaced_layers(model: Any) -> Iterator[None]:
-    """Layers that differ between training and inference, calling operators of ours while the model is traced."""
-    kinds = {keras.layers.BatchNormalization: _batch_norm, keras.layers.Dropout: _dropout}
-    kinds |= {getattr(keras.layers, f"SpatialDropout{n}D"): _dropout for n in (1, 2, 3)}
-    changed = [layer for layer in model._flatten_layers() if type(layer) in kinds]
-    for layer in changed:
-        object.__setattr__(layer, "call", kinds[type(layer)](layer))
-    try:
-        yield
-    finally:
-        for layer in changed:
-            object.__delattr__(layer, "call")

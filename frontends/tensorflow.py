@@ -24,13 +24,11 @@ from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperator
 from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
 from gensyn_tvm.frontends.emit import constant, dtype_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
+from gensyn_tvm.frontends.shapes import Shapes, input_name, static_shapes
 from gensyn_tvm.frontends.tensorflow_graph import GraphConverter, Handle, dtype_name, tf
 from gensyn_tvm.frontends.tensorflow_operators import CONVERTERS
 from gensyn_tvm.frontends.tensorflow_windows import COMPOSITES
 from gensyn_tvm.program import Program
-
-#: Static shapes by input name, or in the order of the inputs.
-Shapes = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
 
 
 def from_tensorflow(
@@ -218,27 +216,9 @@ def static_specs(specs: Mapping[str, Any], shapes: Shapes | None, origin: str) -
     Raises:
         ImportModelError: shapes for unknown inputs, shapes that do not fit, or extents that stay open.
     """
-    if shapes is not None and not isinstance(shapes, Mapping):
-        if len(shapes) != len(specs):
-            raise ImportModelError(f"{origin}: {len(shapes)} shapes for the inputs {', '.join(specs)}")
-        shapes = dict(zip(specs, shapes, strict=True))
-    given = dict(shapes or {})
-    fixed = {}
-    for name, spec in specs.items():
-        shape = tf.TensorShape(given.pop(name, spec.shape))
-        if not spec.shape.is_compatible_with(shape) or not shape.is_fully_defined():
-            raise ImportModelError(
-                describe(
-                    f"{origin}: input {name!r} needs a static shape",
-                    found=str(shape),
-                    expected=f"extents that fit {spec.shape}",
-                    remedy=f"input_shapes={{{name!r}: (…)}}",
-                )
-            )
-        fixed[name] = tf.TensorSpec(shape, spec.dtype, identifier(name).replace("/", "_").replace(":", "_"))
-    if given:
-        raise ImportModelError(f"{origin}: no input is called {', '.join(map(repr, given))}; there are {', '.join(specs)}")
-    return fixed
+    declared = {name: spec.shape.as_list() if spec.shape.rank is not None else None for name, spec in specs.items()}
+    fixed = static_shapes(declared, shapes, origin)
+    return {name: tf.TensorSpec(fixed[name], spec.dtype, input_name(name)) for name, spec in specs.items()}
 
 
 def trace(call: Callable[..., Any], specs: Sequence[Any], origin: str) -> Any:

@@ -199,15 +199,8 @@ def convert_space_to_depth(e: FoldingEmitter, x: list[Value], n: Node) -> Expr:
 
 def composite_batch_norm(e: FoldingEmitter, x: list[Value], n: Node) -> list[Value]:
     """(x, gamma, beta, mean, variance, axis, epsilon, momentum, frozen) → (y, next mean, next variance)"""
-    image, axis, (epsilon, momentum, frozen) = x[0], int(x[5]), x[6:9]
-    rank = rank_of(image)
-    order = [0, axis, *(k for k in range(1, rank) if k != axis)]
-    call = gensyn.batch_norm(
-        e.transpose(image, order), *x[1:5], epsilon=epsilon, momentum=momentum, unbiased=False, frozen=bool(frozen)
-    )
-    value = e(call)
-    y = e.transpose(e(relax.TupleGetItem(value, 0)), [order.index(k) for k in range(rank)])
-    return [y, e(relax.TupleGetItem(value, 1)), e(relax.TupleGetItem(value, 2))]
+    epsilon, momentum, frozen = x[6:9]
+    return blocks.batch_norm_along(e, x[:5], int(x[5]), epsilon=epsilon, momentum=momentum, frozen=bool(frozen))
 
 
 def composite_dropout(e: FoldingEmitter, x: list[Value], n: Node) -> Expr:

@@ -70,21 +70,35 @@ def from_torch(
         raise ImportModelError(
             describe("from_torch cannot read this model", found=type(module).__name__, expected="a torch.nn.Module")
         )
-    return _import(exported, origin, input_names)
+    return import_exported(exported, origin, input_names)
 
 
 # ---- from the exported program to Relax -----------------------------------------------------------------------------
 
 
-def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Program:
+def import_exported(
+    exported: Any, origin: str, input_names: Sequence[str] | None = None, names: Mapping[str, str] | None = None
+) -> Program:
+    """The program of what ``torch.export`` made; errors as ``from_torch``.
+
+    Args:
+        names: of parameters and buffers by their names in ``exported``, in the wanted order; those that are not used are left
+            out. By default all are taken under their own names.
+    """
     exported = prepare(exported, origin)
     parameters, states, tied = _arrays(exported)
     _check_values(exported)
     bindings, variables, results = _convert(exported)
     specs = exported.graph_signature.input_specs
+    if names is not None:
+        used = _used(exported)
+        parameters, states = (
+            {name: arrays[name] for name in names if name in arrays and name in used} for arrays in (parameters, states)
+        )
     user_inputs = [s.arg.name for s in specs if s.kind is InputKind.USER_INPUT and isinstance(s.arg, TensorArgument)]
     named = {s.target: variables[s.arg.name] for s in specs if s.target in {*parameters, *states, *tied}}
     outputs, updates = _results(exported, results, tied)
+    called = (names or {name: name for name in [*parameters, *states]}).__getitem__
     return to_program(
         Imported(
             bindings=[*(relax.VarBinding(named[a], named[b]) for a, b in tied.items() if a in named), *bindings],
@@ -92,15 +106,23 @@ def _import(exported: Any, origin: str, input_names: Sequence[str] | None) -> Pr
                 name: variables[placeholder]
                 for placeholder, name in zip(user_inputs, _input_names(user_inputs, input_names, origin), strict=True)
             },
-            parameters={name: named[name] for name in parameters},
-            states={name: named[name] for name in states},
+            parameters={called(name): named[name] for name in parameters},
+            states={called(name): named[name] for name in states},
             outputs=outputs,
-            updates={name: updates[name] for name in states if name in updates},
-            parameter_values=parameters,
-            state_values=states,
+            updates={called(name): updates[name] for name in states if name in updates},
+            parameter_values={called(name): array for name, array in parameters.items()},
+            state_values={called(name): array for name, array in states.items()},
             origin=origin,
         )
     )
+
+
+def _used(exported: Any) -> set[str]:
+    """Parameters and buffers that something is computed from, and buffers that change."""
+    signature = exported.graph_signature
+    read = {node.name for node in exported.graph.nodes if node.op == "placeholder" and node.users}
+    changed = {spec.target for spec in signature.output_specs if spec.kind is OutputKind.BUFFER_MUTATION}
+    return changed | {spec.target for spec in signature.input_specs if spec.target and spec.arg.name in read}
 
 
 def _check_values(exported: Any) -> None:

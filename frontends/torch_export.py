@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe, unsupported
+from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.torch_operators import CONVERTERS
 
+#: Key of a place that ``torch.fx.traceback.annotate`` gives the nodes of an exported graph.
+PLACE = "gensyn_tvm.place"
 _HIDDEN = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _BATCH_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training")
 
@@ -77,6 +79,8 @@ def export_module(module: torch.nn.Module, example_inputs: Any, origin: str) -> 
     try:
         with _untouched(module), torch.enable_grad():
             return torch.export.export(module, inputs, strict=False)
+    except GensynError:
+        raise
     except Exception as error:  # torch.export raises whatever the model's own code raises
         raise ImportModelError(
             describe(
@@ -181,7 +185,7 @@ def _check_operators(exported: Any) -> None:
 def place_of(node: Any) -> str:
     """``features.0:conv2d``: the path of the innermost module, then the operator."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = stack[-1][0] if stack else ""
+    path = (node.meta.get("custom") or {}).get(PLACE) or (stack[-1][0] if stack else "")
     name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
     name = {**dict.fromkeys(_BATCH_NORMS, "batch_norm"), "native_dropout": "dropout"}.get(name, name.removeprefix("_"))
     return identifier(f"{path.removeprefix('L__self__').strip('.') or 'forward'}:{name}")

@@ -14,6 +14,7 @@ from gensyn_tvm.frontends import torch_converters as c
 from gensyn_tvm.frontends import torch_movement as m
 from gensyn_tvm.frontends.emit import nn, op
 from gensyn_tvm.frontends.torch_attention import ATTENTION
+from gensyn_tvm.frontends.torch_composites import COMPOSITES
 from gensyn_tvm.frontends.torch_converters import Arguments, Converter, dtype_name
 from gensyn_tvm.frontends.torch_indexing import INDEXING
 from gensyn_tvm.frontends.torch_losses import LOSSES
@@ -175,6 +176,7 @@ CONVERTERS: dict[str, Converter] = {
     "arange.start": m.convert_arange,
     "arange.start_step": m.convert_arange,
     **ATTENTION,
+    **COMPOSITES,
     **INDEXING,
     **LOSSES,
     **NUMBERS,

@@ -256,11 +256,11 @@ def _tensorflow_shapes(found: Found, request: Request) -> dict[str, Any] | None:
 
 
 def _saved_outputs(found: Found, request: Request, program: Program, arrays: Arrays) -> tuple[Arrays, str]:
-    from gensyn_tvm.frontends.assemble import identifier
+    from gensyn_tvm.frontends.shapes import input_name
     from gensyn_tvm.frontends.tensorflow_graph import tf
 
     function, _owner = _signature(found, request)
-    names = {identifier(key).replace("/", "_").replace(":", "_"): key for key in function.structured_input_signature[1]}
+    names = {input_name(key): key for key in function.structured_input_signature[1]}
     if set(names) != set(program.inputs) and len(names) == len(program.inputs) == 1:
         names = dict(zip(program.inputs, names.values(), strict=True))
     if set(names) != set(program.inputs):

@@ -10,7 +10,8 @@ import numpy as np
 
 from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.frontends.assemble import identifier
-from gensyn_tvm.frontends.tensorflow import Shapes, named_variables
+from gensyn_tvm.frontends.shapes import Shapes
+from gensyn_tvm.frontends.tensorflow import named_variables
 from gensyn_tvm.frontends.tensorflow_graph import dtype_name, tf
 from gensyn_tvm.weights.fit import Type, by_name, check_fit
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import numpy as np
 import pytest
 
@@ -45,7 +45,7 @@ def run(program: Program, x: np.ndarray) -> np.ndarray:
 
 
 def close(found: np.ndarray, wanted: Any, tolerance: float = TOLERANCE) -> None:
-    wanted = np.asarray(wanted)
+    wanted = np.asarray(wanted.detach().numpy() if hasattr(wanted, "detach") else wanted)
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
     scale = max(1e-6, float(np.abs(wanted).max()))
     np.testing.assert_allclose(found / scale, wanted / scale, atol=tolerance, rtol=0)

@@ -1,0 +1,57 @@
+"""Static shapes for inputs whose extents a model leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.frontends.assemble import identifier
+
+#: Static shapes by input name, or in the order of the inputs.
+Shapes = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+
+
+def static_shapes(
+    declared: Mapping[str, Sequence[int | None] | None], given: Shapes | None, origin: str
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every input: the given one where there is one, else what the model declares.
+
+    Args:
+        declared: by input name; None for an open extent, and for a shape of unknown rank.
+
+    Raises:
+        ImportModelError: shapes for unknown inputs, shapes that do not fit, or extents that stay open.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        if len(given) != len(declared):
+            raise ImportModelError(f"{origin}: {len(given)} shapes for the inputs {', '.join(declared)}")
+        given = dict(zip(declared, given, strict=True))
+    wanted = dict(given or {})
+    fixed = {}
+    for name, extents in declared.items():
+        shape = wanted.pop(name, extents)
+        if not _fits(shape, extents):
+            expected = "a shape" if extents is None else f"extents that fit ({', '.join(map(str, extents))})"
+            found = "unknown" if shape is None else f"({', '.join(map(str, shape))})"
+            remedy = f"input_shapes={{{name!r}: (…)}}"
+            raise ImportModelError(
+                describe(f"{origin}: input {name!r} needs a static shape", found=found, expected=expected, remedy=remedy)
+            )
+        fixed[name] = tuple(int(extent) for extent in shape or () if extent is not None)
+    if wanted:
+        raise ImportModelError(f"{origin}: no input is called {', '.join(map(repr, wanted))}; there are {', '.join(declared)}")
+    return fixed
+
+
+def _fits(shape: Sequence[int | None] | None, declared: Sequence[int | None] | None) -> bool:
+    """Whether a shape is static and one that the declared shape allows."""
+    if shape is None or any(extent is None for extent in shape):
+        return False
+    if declared is None:
+        return True
+    return len(shape) == len(declared) and all(d in (None, extent) for extent, d in zip(shape, declared, strict=True))
+
+
+def input_name(text: str) -> str:
+    """``text`` as the name of an input."""
+    return identifier(text).replace("/", "_").replace(":", "_")
