@@ -111,10 +111,12 @@ def _relax_table() -> list[str]:
 
 
 def _frontend_lists() -> list[str]:
-    from gensyn_tvm.frontends import onnx_operators, tensorflow_operators, torch_operators
+    from gensyn_tvm.frontends import onnx_operators, tensorflow_operators, torch_composites, torch_operators
+
+    aten = sorted(set(torch_operators.CONVERTERS) - set(torch_composites.COMPOSITES))
 
     return [
-        f"**PyTorch (ATen), {len(torch_operators.CONVERTERS)}**: {', '.join(sorted(torch_operators.CONVERTERS))}",
+        f"**PyTorch (ATen), {len(aten)}**: {', '.join(aten)}",
         "",
         f"**TensorFlow, {len(tensorflow_operators.CONVERTERS)}** (besides variables, calls, If and While): "
         f"{', '.join(sorted(tensorflow_operators.CONVERTERS))}",
