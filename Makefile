@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench schedules gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench schedules gpu gpu-compile gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -80,12 +80,26 @@ fuzz-onnx: $(STAMP)
 gradients: $(STAMP)
 	"$(BIN)/python" scripts/check_gradients.py
 
+# What a GPU is asked, compiled and packed (gpu-pack.zip), and run on the GPU of this machine if it has one. On another machine:
+# unzip gpu-pack.zip -d gpu-pack && python gpu-pack/gpu_check.py. Writes benchmarks/gpu/<device>.json.
+gpu: gpu-pack.zip
+	"$(BIN)/python" -c "import zipfile; zipfile.ZipFile('gpu-pack.zip').extractall('gpu-pack')"
+	"$(BIN)/python" gpu-pack/gpu_check.py
+
+gpu-pack.zip: $(STAMP)
+	"$(BIN)/python" -m benchmarks.gpu_pack --output gpu-pack.zip
+
+# Every kernel for NVIDIA GPUs, compiled for all architectures and read: seven minutes on two busy cores. Needs no GPU. Writes
+# benchmarks/gpu/kernels.json.
+gpu-compile: $(STAMP)
+	"$(BIN)/python" -m benchmarks.gpu_compile
+
 # All that a GPU would run, as OpenCL on PoCL: an hour. Continues where it was stopped; writes benchmarks/results/gpu_rehearsal.json.
 gpu-rehearsal: $(STAMP)
 	"$(BIN)/python" -m benchmarks.gpu_rehearsal
 
 clean:
-	rm -rf "$(VENV)" build dist demo-output fuzz-failures *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf "$(VENV)" build dist demo-output gpu-pack gpu-pack.zip fuzz-failures *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(STAMP): pyproject.toml setup.py
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"

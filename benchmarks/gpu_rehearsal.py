@@ -78,8 +78,8 @@ def _step_inputs(source: Source, batch: Arrays) -> dict[str, np.ndarray]:
     return {**source.state.numpy(), **batch, **control}
 
 
-def model(name: str, *, training: bool) -> dict[str, Any]:
-    """A model's inference, or one training step."""
+def model_case(name: str, *, training: bool) -> tuple[Source, dict[str, np.ndarray]]:
+    """A model's inference or a training step of it, and arrays for all of its inputs."""
     chosen = MODELS[name]
     program = gensyn_tvm.from_torch(chosen.build(), chosen.example())
     inputs, target = chosen.batch()
@@ -90,12 +90,21 @@ def model(name: str, *, training: bool) -> dict[str, Any]:
     names = [i.name for i in source.graph.inputs if i.role == "input"]
     batch = dict(zip(names, inputs.values(), strict=True))
     batch |= {i.name: target for i in source.graph.inputs if i.role == "target"}
-    given = _step_inputs(source, batch)
-    executable = gensyn_tvm.compile(compiled)
+    return source, _step_inputs(source, batch)
+
+
+def model(name: str, *, training: bool) -> dict[str, Any]:
+    """A model's inference, or one training step."""
+    source, given = model_case(name, training=training)
+    ways = ["fast", "fast, descending"] if training and name in _TWICE else ["fast"]
+    return compared(source.graph, given, on_cpu(source, given), ways)
+
+
+def on_cpu(source: Source, given: Arrays) -> list[np.ndarray]:
+    """The outputs of the native CPU target."""
     state = {i.name: given[i.name] for i in source.graph.inputs if i.role in STATE_ROLES}
     rest = {n: a for n, a in given.items() if n not in state}
-    ways = ["fast", "fast, descending"] if training and name in _TWICE else ["fast"]
-    return compared(source.graph, given, [as_array(o) for o in executable.run(rest, state)], ways)
+    return [as_array(o) for o in gensyn_tvm.compile(source).run(rest, state)]
 
 
 def items() -> dict[str, Callable[[], dict[str, Any]]]:

@@ -15,7 +15,7 @@ from tempfile import mkdtemp
 
 HERE = Path(__file__).resolve().parent
 _KERNEL = re.compile(
-    r'^extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\([^;{]*\) \{(.*?)^\}', re.MULTILINE | re.DOTALL
+    r'^extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\([^;{]*\) \{(.*?)^\}', re.MULTILINE | re.DOTALL
 )
 _WAITS = re.compile(r"__sync|__shfl")
 #: Contraction off; fma as an instruction where there is one. Wrapping integers and bit casts as CUDA has them.

@@ -17,7 +17,21 @@ static Dim threadIdx, blockIdx, blockDim, gridDim;
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __shared__ static
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
+
+#define VECTORS(type, name) \
+  struct alignas(2 * sizeof(type)) name##2 { type x, y; }; \
+  struct alignas(4 * sizeof(type)) name##4 { type x, y, z, w; };
+VECTORS(float, float)
+VECTORS(double, double)
+VECTORS(int, int)
+VECTORS(unsigned, uint)
+VECTORS(short, short)
+VECTORS(unsigned short, ushort)
+VECTORS(signed char, char)
+VECTORS(unsigned char, uchar)
+VECTORS(long long, longlong)
+VECTORS(unsigned long long, ulonglong)
 
 #define OPERATION(name, type, result) static inline type name(type a, type b) { return result; }
 OPERATION(__fadd_rn, float, a + b)
@@ -166,3 +180,6 @@ template <class T> static inline T __shfl_up_sync(unsigned, T value, unsigned de
 template <class T> static inline T __shfl_sync(unsigned, T value, int source, int = 32) {
   return emulator::shuffle(value, source % 32, true);
 }
+
+// g++ takes an attribute behind "static", but not the standard's alignas.
+#define alignas(n) __attribute__((aligned(n)))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gensyn_tvm.compiler import compile, source_of
+from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.compiler import build_cuda, compile, source_of
 from gensyn_tvm.passes.device import device_program
 from gensyn_tvm.runtime import cuda_driver
 from gensyn_tvm.runtime.cuda import unpack_device
@@ -43,8 +44,19 @@ def executable(program: Any, folder: Path) -> Executable:
 def emulate(exe: Executable, program: Any, folder: Path) -> None:
     """Put the kernels of a compiled program where the emulated driver looks for them."""
     source = source_of(program)
-    fatbin, _ = unpack_device(exe.library)
-    add_kernels(folder, device_program(source.graph, CUDA, "fast", source.recomputed).source, fatbin)
+    _emulate(source.graph, exe.library, folder, source.recomputed)
+
+
+def library(graph: Graph, folder: Path) -> bytes:
+    """The library of a graph for cuda, whose kernels the emulated driver finds in ``folder``."""
+    built = build_cuda(graph, CUDA, "fast")
+    _emulate(graph, built, folder)
+    return built
+
+
+def _emulate(graph: Graph, library: bytes, folder: Path, recomputed: Collection[int] = ()) -> None:
+    fatbin, _ = unpack_device(library)
+    add_kernels(folder, device_program(graph, CUDA, "fast", recomputed).source, fatbin)
 
 
 def calls(log: Path) -> list[str]:

@@ -1,0 +1,213 @@
+"""Everything that a GPU is asked, compiled and packed where there is no GPU: ``python -m benchmarks.gpu_pack``.
+
+Operator families with every kind of special value, five models (inference, and 100 steps of training), the elementary
+functions, and programs to be timed, each with the digest that the CPU has. The pack runs by itself: ``scripts/gpu_check.py``
+is in it, and this package's Python files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu_rehearsal import digest_of, model_case, on_cpu
+from gensyn_tvm import interpreter
+from gensyn_tvm.canonical import serialise
+from gensyn_tvm.canonical.graph import Graph, GraphBuilder
+from gensyn_tvm.canonical.types import TensorType, to_carrier
+from gensyn_tvm.compiler import build_cuda
+from gensyn_tvm.operators.exact import ELEMENTARY
+from gensyn_tvm.targets.gpu import CUDA
+from tests.operators.cases import FAMILIES, bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+#: The pack must be less.
+LIMIT = 60 * 10**6
+MODELS = ("mlp", "resnet18", "gpt2", "bert", "lstm")
+STEPS = 100
+_CHUNK = 2**22  # inputs of the elementary functions in a run
+
+Build = Callable[[Graph], bytes]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A program of the pack.
+
+    Attributes:
+        name, kind: ``bits``, ``elementary`` or ``time``.
+        graph: the program.
+        given: its inputs; others are drawn on the machine.
+        more: what else ``gpu_check.py`` reads of it.
+    """
+
+    name: str
+    kind: str
+    graph: Graph
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def operators(name: str) -> Item:
+    """A family of operators, whose digest is the interpreter's."""
+    graph, given = bundle(FAMILIES[name])
+    return bits(f"operators: {name}", graph, given, list(interpreter.run(graph, given)))
+
+
+def bits(name: str, graph: Graph, given: Mapping[str, np.ndarray], expected: list[np.ndarray], steps: int = 1) -> Item:
+    """A program whose outputs are known."""
+    return Item(name, "bits", graph, given, {"steps": steps, "digest": digest_of(graph, expected)})
+
+
+def inference(name: str) -> Item:
+    """A model on a batch."""
+    source, given = model_case(name, training=False)
+    return bits(f"inference: {name}", source.graph, given, on_cpu(source, given))
+
+
+def training(name: str, steps: int = STEPS) -> Item:
+    """Some steps of training on one batch."""
+    source, given = model_case(name, training=True)
+    from gensyn_tvm import compile
+    from gensyn_tvm.canonical.graph import STATE_ROLES
+    from gensyn_tvm.runtime.executable import as_array
+
+    exe, now = compile(source), dict(given)
+    clock = [i.name for i in source.graph.inputs if i.role == "step"]
+    found: list[np.ndarray] = []
+    for step in range(steps):
+        now |= {c: np.asarray(np.int64(step)) for c in clock}
+        state = {i.name: now[i.name] for i in source.graph.inputs if i.role in STATE_ROLES}
+        found = [as_array(a) for a in exe.run({n: a for n, a in now.items() if n not in state}, state)]
+        now |= {o.name: a for o, a in zip(source.graph.outputs, found, strict=True) if o.updates}
+    return bits(f"training: {name}", source.graph, given, found, steps)
+
+
+def elementary(count: int = _CHUNK, functions: Sequence[str] = ELEMENTARY) -> Item:
+    """Elementary functions of ``count`` inputs, with the digests of their proofs."""
+    b = GraphBuilder("elementary")
+    x = b.add_input("x", "input", TensorType((count,), "float32"))
+    for name in functions:
+        b.add_output(name, b.emit(name, x))
+    proofs = {n: json.loads((ROOT / "proofs" / f"{n}.json").read_text(encoding="utf-8"))["digest"] for n in functions}
+    return Item("elementary functions", "elementary", b.finish(), {}, {"proofs": proofs})
+
+
+def matmul(m: int, k: int, n: int) -> Item:
+    """A product, to be timed."""
+    b = GraphBuilder("matmul")
+    x, y = (b.add_input(name, "input", TensorType(s, "float32")) for name, s in (("x", (m, k)), ("y", (k, n))))
+    b.add_output("z", b.emit("matmul", x, y))
+    more = {"flops": 2 * m * k * n, "bytes": 4 * (m * k + k * n + m * n), "peer": "matmul"}
+    return Item(f"matmul {m}x{k}x{n}", "time", b.finish(), {}, more)
+
+
+def convolution(n: int, channels: int, size: int, filters: int) -> Item:
+    """A 3x3 convolution, to be timed."""
+    b = GraphBuilder("conv")
+    x = b.add_input("x", "input", TensorType((n, channels, size, size), "float32"))
+    w = b.add_input("w", "input", TensorType((filters, channels, 3, 3), "float32"))
+    settings = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1}
+    b.add_output("z", b.emit("conv", x, w, **settings))
+    flops = 2 * n * filters * size * size * channels * 9
+    moved = 4 * (n * (channels + filters) * size * size + filters * channels * 9)
+    more = {"flops": flops, "bytes": moved, "peer": "conv"}
+    return Item(f"conv {n}x{channels}x{size}x{size} {filters}", "time", b.finish(), {}, more)
+
+
+def memory_bound(name: str, shape: tuple[int, int], arrays: int) -> Item:
+    """A program whose time is that of reading and writing, on ``arrays`` arrays of a shape in all."""
+    b = GraphBuilder(name)
+    t = TensorType(shape, "float32")
+    x = b.add_input("x", "input", t)
+    if name == "add":
+        value = b.emit("add", x, b.add_input("y", "input", t))
+    elif name == "sum":
+        value = b.emit("sum", x, axes=(1,), keepdims=False)
+    elif name == "tanh":
+        value = b.emit("tanh", x)
+    else:
+        shifted = b.emit("sub", x, b.emit("reduce_max", x, axes=(1,), keepdims=True))
+        powers = b.emit("exp", shifted)
+        value = b.emit("div", powers, b.emit("sum", powers, axes=(1,), keepdims=True))
+    b.add_output("z", value)
+    moved = 4 * shape[0] * shape[1] * arrays
+    return Item(f"{name} {shape[0]}x{shape[1]}", "time", b.finish(), {}, {"bytes": moved, "peer": name})
+
+
+def items() -> Iterator[Callable[[], Item]]:
+    """All programs of the pack."""
+    yield from (lambda n=n: operators(n) for n in FAMILIES)
+    yield from (lambda n=n: inference(n) for n in MODELS)
+    yield from (lambda n=n: training(n) for n in MODELS)
+    yield elementary
+    yield from (lambda n=n: matmul(n, n, n) for n in (1024, 2048, 4096))
+    yield lambda: matmul(1, 4096, 4096)
+    yield lambda: convolution(32, 64, 56, 64)
+    yield lambda: memory_bound("add", (8192, 4096), 3)
+    yield lambda: memory_bound("sum", (8192, 4096), 1)
+    yield lambda: memory_bound("tanh", (8192, 4096), 2)
+    yield lambda: memory_bound("softmax", (8192, 4096), 2)
+
+
+def write_pack(path: Path, programs: Iterator[Callable[[], Item]], build: Build, *, quiet: bool = False) -> int:
+    """Write the pack, completely or not at all; returns its bytes."""
+    entries, stream = [], io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, make in enumerate(programs):
+            start = time.perf_counter()
+            item = make()
+            text, library = serialise.dumps(item.graph), build(item.graph)
+            archive.writestr(f"programs/{number}.json", text)
+            archive.writestr(f"programs/{number}.cuda", library)
+            if item.given:
+                archive.writestr(f"programs/{number}.npz", _npz(item))
+            made = {"program": serialise.digest(item.graph), "library": hashlib.sha256(library).hexdigest()}
+            entries.append({"number": number, "name": item.name, "kind": item.kind, **made, **item.more})
+            if not quiet:
+                print(f"{item.name}: {len(library) / 1e6:.1f} MB, {time.perf_counter() - start:.0f} s", flush=True)
+        digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+        archive.writestr("manifest.json", json.dumps({"digest": digest, "programs": entries}, indent=1))
+        archive.write(ROOT / "scripts" / "gpu_check.py", "gpu_check.py")
+        for file in sorted((ROOT / "gensyn_tvm").rglob("*.py")):
+            archive.write(file, file.relative_to(ROOT).as_posix())
+    data = stream.getvalue()
+    if len(data) >= LIMIT:
+        raise SystemExit(f"the pack has {len(data)} bytes; it must be less than {LIMIT}")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return len(data)
+
+
+def _npz(item: Item) -> bytes:
+    """The inputs as carriers, by number."""
+    stream = io.BytesIO()
+    carriers = {str(k): np.asarray(to_carrier(np.asarray(item.given[i.name]))) for k, i in enumerate(item.graph.inputs)}
+    np.savez_compressed(stream, allow_pickle=False, **carriers)
+    return stream.getvalue()
+
+
+def main() -> int:
+    """Build the pack."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("gpu-pack.zip"))
+    options = parser.parse_args()
+    size = write_pack(options.output, items(), lambda graph: build_cuda(graph, CUDA, "fast"))
+    print(f"{options.output}: {size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

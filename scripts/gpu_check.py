@@ -1,0 +1,262 @@
+"""Run what ``benchmarks/gpu_pack.py`` packed on the GPU of this machine: bits first, then times.
+
+Needs the pack, Python, NumPy with ml_dtypes, and NVIDIA's driver; PyTorch, where it is installed, is timed beside.
+
+    unzip gpu-pack.zip -d gpu-pack && python gpu-pack/gpu_check.py
+
+Every operator family, model and training run must have the digest that the CPU has; the elementary functions that of their
+proof, over all float32 inputs. The results are written to benchmarks/gpu/<device>.json after each part.
+Exit status: 0 all bits are right, 1 some differ or could not be run, 2 this machine cannot run anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+if (HERE / "gensyn_tvm").is_dir():
+    sys.path.insert(0, str(HERE))
+
+from gensyn_tvm.canonical import serialise  # noqa: E402
+from gensyn_tvm.canonical.graph import Graph  # noqa: E402
+from gensyn_tvm.canonical.types import from_carrier, to_carrier  # noqa: E402
+from gensyn_tvm.errors import GensynError  # noqa: E402
+from gensyn_tvm.evidence.digests import state_digest  # noqa: E402
+from gensyn_tvm.evidence.samples import sample  # noqa: E402
+from gensyn_tvm.runtime.cuda import CudaMachine  # noqa: E402
+from gensyn_tvm.runtime.cuda_driver import Context, Event  # noqa: E402
+
+ALL_FLOATS = 2**32
+_WARM, _ROUNDS = 3, 20
+_COPIED = 2**28  # bytes of the copy whose bandwidth is the roof
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Program:
+    """A packed program on the GPU."""
+
+    def __init__(self, pack: Path, entry: Mapping[str, Any]) -> None:
+        place = pack / "programs" / str(entry["number"])
+        self.graph: Graph = serialise.loads(place.with_suffix(".json").read_text(encoding="ascii"))
+        self.machine = CudaMachine(place.with_suffix(".cuda").read_bytes())
+        self.arrays = self._arrays(place.with_suffix(".npz"))
+
+    def _arrays(self, path: Path) -> dict[str, np.ndarray]:
+        """Carriers of all inputs: those of the pack, others drawn."""
+        given: dict[str, np.ndarray] = {}
+        if path.exists():
+            with np.load(path, allow_pickle=False) as stored:
+                given = {f"{k}": stored[f"{k}"] for k in range(len(self.graph.inputs)) if f"{k}" in stored.files}
+        drawn = ((k, i) for k, i in enumerate(self.graph.inputs) if f"{k}" not in given)
+        return {**given, **{f"{k}": np.asarray(to_carrier(sample(i.type, 0, k))) for k, i in drawn}}
+
+    def give(self, carriers: Mapping[int, np.ndarray]) -> None:
+        """Send inputs to the device."""
+        for slot, array in carriers.items():
+            self.machine.feed(slot, array)
+
+    def run(self) -> list[np.ndarray]:
+        """All outputs, as carriers; the preparation runs again."""
+        self.machine.prepare()
+        outputs = self.machine.outputs([])
+        self.machine.run(1, outputs)
+        return outputs
+
+    def given(self) -> dict[int, np.ndarray]:
+        """Carriers by slot."""
+        return {k: self.arrays[f"{k}"] for k in range(len(self.graph.inputs))}
+
+    def named(self, outputs: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs as the graph declares them, cut to their extents."""
+        found = list(outputs)
+        types, extents = self.graph.value_types(), iter(found[len(self.graph.outputs) :])
+        result = {}
+        for k, (o, array) in enumerate(zip(self.graph.outputs, found, strict=False)):
+            for axis, _ in o.extents:
+                array = array[(slice(None),) * axis + (slice(0, max(int(next(extents)), 0)),)]
+            result[f"{k} {o.name}"] = from_carrier(np.array(array, order="C"), types[o.value].dtype)
+        return result
+
+
+def checked(pack: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Digest of a program's outputs, after as many steps as the entry says."""
+    program = Program(pack, entry)
+    carriers = program.given()
+    slots = {i.name: k for k, i in enumerate(program.graph.inputs)}
+    updates = [(k, slots[o.name]) for k, o in enumerate(program.graph.outputs) if o.updates]
+    clock = next((k for k, i in enumerate(program.graph.inputs) if i.role == "step"), None)
+    outputs: list[np.ndarray] = []
+    for step in range(entry["steps"]):
+        if clock is not None:
+            carriers[clock] = np.asarray(np.int64(step))
+        program.give(carriers)
+        outputs = program.run()
+        carriers = {**carriers, **{slot: outputs[k] for k, slot in updates}}
+    found = state_digest(program.named(outputs))
+    return {"digest": found, "expected": entry["digest"], "equal": found == entry["digest"]}
+
+
+def elementary(pack: Path, entry: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Digests of elementary functions over the first ``count`` bit patterns; those of their proofs if these are all."""
+    program = Program(pack, entry)
+    size = program.graph.inputs[0].type.size
+    digests = [hashlib.sha256() for _ in program.graph.outputs]
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, count, size):
+            x = np.arange(start, start + size, dtype=np.uint64).astype(np.uint32).view(np.float32)
+            program.give({0: x})
+            outputs = program.run()
+            list(pool.map(lambda pair: pair[0].update(pair[1]), zip(digests, outputs, strict=True)))
+    found = {o.name: d.hexdigest() for o, d in zip(program.graph.outputs, digests, strict=True)}
+    row: dict[str, Any] = {"inputs": count, "digests": found}
+    if count == ALL_FLOATS:
+        row |= {"expected": entry["proofs"], "equal": found == entry["proofs"]}
+    return row
+
+
+def timed(context: Context, pack: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Median seconds of a run on arrays that are on the device, by events."""
+    program = Program(pack, entry)
+    program.give(program.given())
+    program.machine.prepare()
+    before, after = Event(context), Event(context)
+    seconds = []
+    for k in range(_WARM + _ROUNDS):
+        before.record()
+        program.machine.launch()
+        after.record()
+        if k >= _WARM:
+            seconds.append(after.seconds_since(before))
+    median = statistics.median(seconds)
+    row = {"seconds": median, "best": min(seconds), "kernels": len(program.machine.plan.steps)}
+    if entry.get("flops"):
+        row["tflops"] = entry["flops"] / median / 1e12
+    if entry.get("bytes"):
+        row["gbytes_per_second"] = entry["bytes"] / median / 1e9
+    peer = _peer(entry.get("peer"), [i.type.shape for i in program.graph.inputs])
+    return {**row, **({"torch_seconds": peer, "of_torch": peer / median} if peer else {})}
+
+
+#: What PyTorch computes, by name: functions of torch and the inputs.
+_PEERS: dict[str, Callable[..., Any]] = {
+    "matmul": lambda torch, x, y: torch.matmul(x, y),
+    "conv": lambda torch, x, w: torch.nn.functional.conv2d(x, w, padding=1),
+    "add": lambda torch, x, y: torch.add(x, y),
+    "sum": lambda torch, x: torch.sum(x, 1),
+    "tanh": lambda torch, x: torch.tanh(x),
+    "softmax": lambda torch, x: torch.softmax(x, 1),
+}
+
+
+def _peer(name: str | None, shapes: Sequence[tuple[int, ...]]) -> float | None:
+    """Seconds of PyTorch in float32 without TF32, where it is installed with CUDA."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if name is None or not torch.cuda.is_available():
+        return None
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    inputs = [torch.randn(shape, device="cuda") for shape in shapes]
+    seconds = []
+    for k in range(_WARM + _ROUNDS):
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        _PEERS[name](torch, *inputs)
+        after.record()
+        after.synchronize()
+        if k >= _WARM:
+            seconds.append(before.elapsed_time(after) / 1e3)
+    return statistics.median(seconds)
+
+
+def copy_bandwidth(context: Context, size: int = _COPIED) -> float:
+    """Bytes read and written each second by a copy on the device: what kernels that move data are measured against."""
+    places = [context.allocate(size) for _ in range(2)]
+    before, after = Event(context), Event(context)
+    seconds = []
+    for _ in range(_WARM + _ROUNDS):
+        before.record()
+        context.copy(places[0], places[1], size)
+        after.record()
+        seconds.append(after.seconds_since(before))
+    for place in places:
+        context.free(place)
+    return 2 * size / statistics.median(seconds[_WARM:])
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace a file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def attempted(part: Any, *arguments: Any) -> dict[str, Any]:
+    """A row of the results; an error of the device is one, too."""
+    try:
+        return dict(part(*arguments))
+    except (GensynError, MemoryError) as error:
+        return {"error": str(error), "equal": False}
+
+
+def main() -> int:
+    """Run everything in the pack; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pack", type=Path, default=HERE, help="folder of the pack; where this file is if left out")
+    parser.add_argument("--output", type=Path, help="the file to write; benchmarks/gpu/<device>.json if left out")
+    parser.add_argument("--only", action="append", metavar="NAME", help="this program only; may be given again")
+    parser.add_argument(
+        "--elementary", type=int, default=ALL_FLOATS, metavar="N", help="inputs of elementary functions; 0: none"
+    )
+    options = parser.parse_args()
+    try:
+        manifest = json.loads((options.pack / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        print(f"there is no pack in {options.pack}: {error}\n  what to do: python -m benchmarks.gpu_pack", file=sys.stderr)
+        return 2
+    try:
+        context = Context()
+    except (GensynError, MemoryError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    device = context.device
+    path = options.output or Path("benchmarks/gpu") / f"{re.sub(r'[^a-z0-9]+', '-', device.name.lower()).strip('-')}.json"
+    record: dict[str, Any] = {"device": {**vars(device), "driver": context.driver.version}, "pack": manifest["digest"]}
+    record |= {"copy_gbytes_per_second": copy_bandwidth(context) / 1e9, "programs": {}}
+    wrong = []
+    for entry in manifest["programs"]:
+        name, kind = entry["name"], entry["kind"]
+        if (options.only and name not in options.only) or (kind == "elementary" and not options.elementary):
+            continue
+        start = time.perf_counter()
+        parts = {"bits": (checked, options.pack, entry), "elementary": (elementary, options.pack, entry, options.elementary)}
+        row = attempted(*parts.get(kind, (timed, context, options.pack, entry)))
+        record["programs"][name] = row
+        wrong += [name] if row.get("equal") is False else []
+        state = f"{row['seconds'] * 1e3:.3f} ms" if "seconds" in row else "equal" if row.get("equal") else "OTHER BITS"
+        state = row.get("error", "not compared" if "inputs" in row and "equal" not in row else state)
+        print(f"{name}: {state} ({time.perf_counter() - start:.1f} s)", flush=True)
+        write(path, record)
+    print(f"{path}: " + (f"{len(wrong)} wrong: {', '.join(wrong)}" if wrong else "all bits are those of the CPU"))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
