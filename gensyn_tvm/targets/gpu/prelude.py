@@ -60,10 +60,13 @@ def lower(name: str) -> Any:
     """The lowering of an exact operator on a GPU: a call of its function."""
 
     def call(expr: Any) -> Expr:
-        result, argument = exact.dtype_of(expr), exact.dtype_of(expr.args[0])
+        arguments = list(expr.args)
+        if name == "bits":  # TVM narrows the type of a pattern and keeps its value
+            arguments = [tirx.IntImm("int64", int(a.value)) for a in arguments]
+        result, argument = exact.dtype_of(expr), exact.dtype_of(arguments[0])
         if exact.lanes_of(result) > 1 or exact.lanes_of(argument) > 1:
             raise ValueError(f"exact operator {name!r} on vectors: GPU schedules compute scalars")
-        return tirx.call_pure_extern(result, function_name(name, argument, result), *expr.args)
+        return tirx.call_pure_extern(result, function_name(name, argument, result), *arguments)
 
     return call
 
