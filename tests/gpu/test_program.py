@@ -78,3 +78,15 @@ def test_what_does_not_fit_is_refused() -> None:
         device_program(network(), OPENCL, "quick")
     with pytest.raises(ScheduleError, match="plain, fast"):
         device_program(network(), OPENCL, "none")
+
+
+def test_kernels_of_many_operators_have_names_that_fit_into_file_names() -> None:
+    b = GraphBuilder("many")
+    x = b.add_input("x", "input", TensorType((64, 3), "float32"))
+    y = x
+    for k in range(60):
+        y = b.emit("add" if k % 2 else "sub", b.emit("neg", y), x)
+    b.add_output("y", y)
+    program = device_program(b.finish(), CUDA)
+    assert max(map(len, program.launches)) < 120
+    assert all(re.fullmatch(r"[A-Za-z]\w*", name) for name in program.launches)

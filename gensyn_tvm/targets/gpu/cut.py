@@ -5,6 +5,7 @@ What one stage leaves to another is an array in memory that the memory plan plac
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from gensyn_tvm.targets.gpu.program import Launch
 Buffer = Any
 Statement = Any
 
+#: Characters of a kernel's name that are kept.
+_LONGEST_NAME = 80
 #: What every GPU since the oldest target launches.
 _LARGEST_GRID = (2**31 - 1, 65535, 65535)
 _LARGEST_BLOCK = (1024, 1024, 64)
@@ -65,6 +68,7 @@ def cut(name: str, function: Any) -> Cut:
     Raises:
         ScheduleError: loops of different extents are bound to one thread axis.
     """
+    name = _short(name)
     root = function.body.block
     statements = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
     pieces = []
@@ -87,6 +91,13 @@ def _piece(name: str, function: Any, root: Any, statement: Statement) -> Piece:
     piece = tirx.PrimFunc(addresses, tirx.SeqStmt([*arrays, body]))
     tiled = any(str(b.scope()) == "shared" for b in own)
     return Piece(name, piece, buffers, len(written), _launch(name, statement), tiled)
+
+
+def _short(name: str) -> str:
+    """A name from which files can be named; those of fused kernels list all of their operators."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _is_empty(statement: Statement) -> bool:
