@@ -211,10 +211,9 @@ def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
     Along axes of extent 1 it is 0: there is nothing else, which TVM and the order verifier cannot tell from a quotient.
     """
     index: list[Expr] = []
-    wide = [k for k, extent in enumerate(shape) if extent > 1]
     for k in reversed(range(len(shape))):
         extent = i64(max(shape[k], 1))  # nothing is read along an empty axis
-        index.insert(0, i64(0) if k not in wide else flat if k == wide[0] else flat % extent)
+        index.insert(0, i64(0) if shape[k] == 1 else flat % extent if k else flat)
         flat = flat // extent
     return index
 
