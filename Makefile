@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench schedules gpu gpu-compile gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench schedules gpu gpu-compile gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing memory fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -43,6 +43,10 @@ light-models: $(STAMP)
 # Memory and time with and without recomputation: some minutes. Writes benchmarks/results/checkpointing.json.
 checkpointing: $(STAMP)
 	"$(BIN)/python" benchmarks/checkpointing.py
+
+# Peak memory of training steps beside PyTorch: half an hour, most of it compiling. Writes benchmarks/results/memory.json.
+memory: $(STAMP)
+	"$(BIN)/python" benchmarks/memory.py
 
 lint: $(STAMP)
 	"$(BIN)/python" -m ruff check .

@@ -33,7 +33,7 @@ def plan_memory(program: Calls, *, parallel: bool, in_place: Mapping[int, int]) 
     Args:
         program: its calls in their final order.
         parallel: whether any kernel uses more than one thread.
-        in_place: for outputs that take the memory of an input that input.
+        in_place: for outputs that may take the memory of an input that input.
     """
     places: dict[int, tuple[str, int]] = {}
     areas = dict.fromkeys(AREAS, 0)

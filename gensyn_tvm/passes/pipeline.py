@@ -12,7 +12,7 @@ lower       Relax → one function that calls the kernels, with planned memory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from gensyn_tvm.passes.calls import Calls, read_calls
 from gensyn_tvm.passes.culprit import naming_primitive
 from gensyn_tvm.passes.exactness import check_exactness
 from gensyn_tvm.passes.fuse import fuse
+from gensyn_tvm.passes.in_place import updates_in_place
 from gensyn_tvm.passes.layout import choose_layouts
 from gensyn_tvm.passes.legalise import legalise
 from gensyn_tvm.passes.lift import ENTRY, lift
@@ -162,11 +163,15 @@ def calls_of(module: Any, fixed: Collection[int] = ()) -> Calls:
     return read_calls(passes(reshape_by_views(module))[ENTRY], fixed)
 
 
-def lower(module: Any, fixed: Collection[int] = ()) -> Lowered:
-    """Relax calls → a function that calls the kernels with planned memory; ``fixed`` are the inputs that no output updates."""
+def lower(module: Any, fixed: Collection[int] = (), updates: Mapping[int, int] | None = None) -> Lowered:
+    """Relax calls → a function that calls the kernels with planned memory.
+
+    ``fixed`` are the inputs that no output updates; ``updates``: of other outputs the input whose next value they are.
+    """
     program = calls_of(module, fixed)
+    in_place = updates_in_place(program, updates or {}, {gv.name_hint: f for gv, f in kernels(module)})
     parallel = any(is_parallel(f) for _, f in kernels(module))
-    plan = plan_memory(program, parallel=parallel, in_place={})
+    plan = plan_memory(program, parallel=parallel, in_place=in_place)
     return Lowered(assemble(module, plan), plan, constant_area(program.constants))
 
 
@@ -174,6 +179,12 @@ def fixed_inputs(graph: Graph) -> list[int]:
     """The state inputs that no output updates."""
     updated = {o.name for o in graph.outputs if o.updates}
     return [k for k, i in enumerate(graph.inputs) if i.role in STATE_ROLES and i.name not in updated]
+
+
+def updates_of(graph: Graph) -> dict[int, int]:
+    """The outputs that are the next value of an input, and that input."""
+    number = {i.name: k for k, i in enumerate(graph.inputs)}
+    return {k: number[o.name] for k, o in enumerate(graph.outputs) if o.updates}
 
 
 def run_phases(
@@ -200,7 +211,7 @@ def run_phases(
         see("fuse", module)
         module, warnings = verify(schedule(module, target, style), module, target, style)
         see("schedule", module)
-        lowered = lower(store_booleans(module), fixed_inputs(graph))
+        lowered = lower(store_booleans(module), fixed_inputs(graph), updates_of(graph))
         lowered = replace(lowered, plan=replace(lowered.plan, warnings=tuple(warnings)))
         see("lower", lowered.module)
     return lowered

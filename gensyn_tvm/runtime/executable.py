@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from gensyn_tvm.runtime.cuda import CudaMachine
 from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, aligned_array
 from gensyn_tvm.runtime.profile import Row, rows_of
 from gensyn_tvm.targets.gpu.target import CUDA
+
+if TYPE_CHECKING:
+    from gensyn_tvm.runtime.training_run import TrainingRun
 
 _MISSING = object()
 
@@ -46,6 +49,10 @@ class State(Mapping[str, Any]):
         value = self.arrays[name]
         # A copy either way, so that writing into it changes neither this state nor the model that it came from.
         return value.copy() if isinstance(value, np.ndarray) else value.numpy()
+
+    def borrowed(self, name: str) -> np.ndarray:
+        """An array that the caller does not write to: no copy."""
+        return as_array(self.arrays[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
@@ -142,6 +149,37 @@ class Executable:
             raise InputError(f"seed={seed!r}; expected a 64-bit integer")
         return State(self.state.arrays, 0, int(seed))
 
+    def start(self, state: State | None = None) -> TrainingRun:
+        """A training run that owns a copy of the state and updates it in place: less memory, the same bits.
+
+        Args:
+            state: where it starts; ``init()`` by default.
+
+        Raises:
+            InputError: it is no training step, or the state does not fit.
+        """
+        from gensyn_tvm.runtime.training_run import TrainingRun
+
+        if not self.is_training_step:
+            raise InputError("only a training step can be started: this program updates nothing")
+        return TrainingRun(self, self.init() if state is None else state)
+
+    def check_state(self, state: State) -> None:
+        """Raise InputError for a state whose arrays are not those of the program, all named."""
+        problems = []
+        for i in self.graph.inputs:
+            if i.role in STATE_ROLES and i.name not in state.arrays:
+                problems.append(f"missing {i.role} {i.name!r} of type {i.type}")
+            elif i.role in STATE_ROLES:
+                problem = _carried(i, state.arrays[i.name])[1]
+                problems += [problem] if problem else []
+        self._refuse(problems)
+
+    def _refuse(self, problems: Sequence[str]) -> None:
+        if problems:
+            shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+            raise InputError(describe(f"program {self.graph.name!r} cannot run on these arrays", found=shown))
+
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run once; see the class for the two forms.
 
@@ -196,10 +234,14 @@ class Executable:
         return State({**kept, **arrays}, state.step + 1, state.seed), {n: scalar_of(v) for n, v in metrics.items()}
 
     def _step_inputs(self, state: State, batch: Batch, learning_rate: float | None) -> dict[str, Any]:
+        return self._clocked(state.step, state.seed, batch, learning_rate)
+
+    def _clocked(self, step: int, seed: int, batch: Batch, learning_rate: float | None) -> dict[str, Any]:
+        """All inputs of a step but its state."""
         named = named_batch(self.graph, batch)
         scalars = {
-            "step": np.int64(state.step),
-            "seed": np.int64(state.seed),
+            "step": np.int64(step),
+            "seed": np.int64(seed),
             "learning_rate": rate_of(self.graph, self.learning_rate if learning_rate is None else learning_rate),
         }
         control = {i.name: np.asarray(scalars[i.role]) for i in self.graph.inputs if i.role in scalars}
@@ -235,6 +277,15 @@ class Executable:
             for o, a, keep in zip(self.graph.outputs, arrays, lasting, strict=False)
         ]
 
+    def _metrics(self, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
+        """What a step shows, of arrays as its code wrote them."""
+        shown = [(o, a) for o, a in zip(self.graph.outputs, arrays, strict=False) if not o.updates]
+        return {o.name: scalar_of(from_carrier(a, self._types[o.value].dtype)) for o, a in shown}
+
+    @cached_property
+    def _state_types(self) -> Mapping[str, str]:
+        return {i.name: i.type.dtype for i in self.graph.inputs if i.role in STATE_ROLES}
+
     @cached_property
     def _types(self) -> Mapping[int, TensorType]:
         return dict(enumerate(self.graph.value_types()))
@@ -249,10 +300,19 @@ class Executable:
             feeds.append((slot, i, dtype, i.name not in updated))
         return feeds
 
-    def _give(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
-        """Bind all inputs; the result must be held until the run is over."""
+    def _give(
+        self, given: Mapping[str, Any], state: Mapping[str, Any], own: Mapping[int, np.ndarray] | None = None
+    ) -> list[Any]:
+        """Bind all inputs; the result must be held until the run is over.
+
+        ``own``: by slot carried arrays of state that are checked already and that only the caller writes to.
+        """
         machine, problems, held, found = self._machine, [], [], 0
         for slot, declared, dtype, keep in self._feeds:
+            if own is not None and slot in own:
+                if slot not in machine.states or machine.states[slot].given is not own[slot]:
+                    held.append(machine.bind(slot, own[slot], own[slot], lasting=True, keep=keep))
+                continue
             is_state = declared.role in STATE_ROLES
             source = state if is_state else given
             value = source.get(declared.name, _MISSING)
@@ -277,9 +337,7 @@ class Executable:
         if found < len(given):
             expected = {i.name for i in self.graph.inputs if i.role not in STATE_ROLES}
             problems = [f"unknown input {name!r}" for name in given if name not in expected] + problems
-        if problems:
-            shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-            raise InputError(describe(f"program {self.graph.name!r} cannot run on these arrays", found=shown))
+        self._refuse(problems)
         return held
 
     def profile(self, *arguments: Any) -> list[Row]:
@@ -371,8 +429,11 @@ def scalar_of(value: np.ndarray) -> Any:
 def _own(value: Any) -> np.ndarray:
     array = as_array(value)
     t = TensorType(array.shape, str(array.dtype))
-    copy = aligned_array(TensorType(t.shape, t.carrier)).view(array.dtype)
-    copy[...] = array
+    if array.nbytes and not np.ascontiguousarray(array).reshape(-1).view(np.uint8).any():
+        copy = np.zeros(array.shape, array.dtype)  # memory that nobody writes to: an optimizer's first state takes none
+    else:
+        copy = aligned_array(TensorType(t.shape, t.carrier)).view(array.dtype)
+        copy[...] = array
     copy.flags.writeable = False
     return copy
 

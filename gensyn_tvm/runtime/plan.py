@@ -65,7 +65,7 @@ class Plan:
         copies: outputs without a kernel of their own, and the place whose bytes they are.
         areas: bytes of each of ``AREAS``.
         parallel: whether any kernel uses more than one thread.
-        in_place: outputs that take the memory of an input, which their kernels read and overwrite; by output.
+        in_place: outputs that may take the memory of an input, all of them or none: their kernels read and overwrite it.
         warnings: what the user should hear about the program whenever it is compiled.
     """
 

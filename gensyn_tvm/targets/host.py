@@ -12,7 +12,7 @@ read their operands from memory and write their results there: no arithmetic mov
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tvm
@@ -21,7 +21,7 @@ from tvm import tirx
 from tvm.ir import GlobalVar, PrimType, StringImm
 
 from gensyn_tvm.runtime.machine import NO_ENVIRONMENT, RUN, UNGUARDED
-from gensyn_tvm.runtime.plan import ACCEPTED, Plan, Step
+from gensyn_tvm.runtime.plan import ACCEPTED, Argument, Plan, Step
 
 _PRIVATE = "gensyn.kernel"
 _STEPS = "gensyn_steps"
@@ -50,6 +50,13 @@ def assemble(module: Any, plan: Plan) -> Any:
         if isinstance(function, tirx.PrimFunc):
             kernels[gv.name_hint] = GlobalVar(_PREFIX + gv.name_hint)
             result[kernels[gv.name_hint]] = _on_addresses(function)
+    for step in plan.steps:  # a second version of kernels that may write over what they read
+        over = _over(plan, step)
+        if over and _in_place_name(step, over) not in kernels:
+            name = _in_place_name(step, over)
+            kernels[name] = GlobalVar(_PREFIX + name)
+            (function,) = (f for gv, f in module.functions_items() if gv.name_hint == step.kernel)
+            result[kernels[name]] = _on_addresses(function, over)
     steps = GlobalVar(_STEPS)
     result[steps] = _steps(plan, kernels)
     result[UNGUARDED] = _entry(UNGUARDED, steps, plan, guarded=False)
@@ -65,15 +72,33 @@ def _return(value: Expr) -> Stmt:
     return tirx.Return(value)
 
 
-def _on_addresses(function: Any) -> Any:
-    """A kernel whose parameters are addresses, and which returns 0 if all went well."""
+def _over(plan: Plan, step: Step) -> dict[int, int]:
+    """The arguments of a call that may take the memory of another one, and that one."""
+    first = len(plan.inputs)
+    slots = {a.slot: k for k, a in enumerate(step.arguments)}
+    outputs = {k: a.slot - first for k, a in enumerate(step.arguments) if a.slot - first in plan.in_place and a.slot >= first}
+    return {k: slots[plan.in_place[output]] for k, output in outputs.items()}
+
+
+def _in_place_name(step: Step, over: Mapping[int, int]) -> str:
+    return "_".join([step.kernel, "over", *(f"{k}_{given}" for k, given in sorted(over.items()))])
+
+
+def _on_addresses(function: Any, over: Mapping[int, int] | None = None) -> Any:
+    """A kernel whose parameters are addresses, and which returns 0 if all went well.
+
+    A parameter in ``over`` has the address of another one, none of its own: LLVM believes that two addresses do not overlap.
+    """
+    over = over or {}
     addresses = [tirx.Var(f"{p.name}_address", tirx.buffer.buffer_data_pointer_type(p)) for p in function.params]
+    addresses = [addresses[over.get(k, k)] for k in range(len(addresses))]
     arrays = [tirx.DeclBuffer(p, data=a) for p, a in zip(function.params, addresses, strict=True)]
     body: Stmt = tirx.SeqStmt([*arrays, function.body, _return(_int(0))])
     for p in function.params:
         body = tirx.AttrStmt(p, "storage_alignment", _int(ACCEPTED), body)
     attrs = {k: v for k, v in dict(function.attrs).items() if k != "global_symbol"}
-    return tirx.PrimFunc(addresses, body, PrimType("int32"), tvm.ir.make_node("ir.DictAttrs", **attrs, **{_PRIVATE: True}))
+    own = [a for k, a in enumerate(addresses) if k not in over]
+    return tirx.PrimFunc(own, body, PrimType("int32"), tvm.ir.make_node("ir.DictAttrs", **attrs, **{_PRIVATE: True}))
 
 
 def _steps(plan: Plan, kernels: dict[str, Any]) -> Any:
@@ -84,15 +109,25 @@ def _steps(plan: Plan, kernels: dict[str, Any]) -> Any:
     body: list[Stmt] = [tirx.DeclBuffer(table, data=address)]
     for k, step in enumerate(plan.steps):
         wanted = tirx.And(first <= _int(k, "int64"), _int(k, "int64") < last)
-        body.append(tirx.IfThenElse(wanted, _call(table, kernels[step.kernel], step), None))
+        body.append(tirx.IfThenElse(wanted, _step(table, kernels, plan, step), None))
     function = tirx.PrimFunc([address, first, last], tirx.SeqStmt([*body, _return(_int(0))]), PrimType("int32"))
     return function.with_attrs({"tirx.noalias": True, _PRIVATE: True})
 
 
-def _call(table: Any, kernel: Any, step: Step) -> Stmt:
+def _step(table: Any, kernels: dict[str, Any], plan: Plan, step: Step) -> Stmt:
+    """The call of a step; of the version in place if the caller gave an output the memory of the input that it updates."""
+    over = _over(plan, step)
+    apart = _call(table, kernels[step.kernel], step.arguments)
+    if not over:
+        return apart
+    output, given = (tirx.BufferLoad(table, [_int(step.arguments[k].slot, "int64")]) for k in next(iter(over.items())))
+    own = tuple(a for k, a in enumerate(step.arguments) if k not in over)
+    return tirx.IfThenElse(output.equal(given), _call(table, kernels[_in_place_name(step, over)], own), apart)
+
+
+def _call(table: Any, kernel: Any, arguments: Sequence[Argument]) -> Stmt:
     addresses = [
-        tirx.reinterpret("handle", tirx.BufferLoad(table, [_int(a.slot, "int64")]) + _int(a.offset, "int64"))
-        for a in step.arguments
+        tirx.reinterpret("handle", tirx.BufferLoad(table, [_int(a.slot, "int64")]) + _int(a.offset, "int64")) for a in arguments
     ]
     status = tvm.ir.Call(kernel, addresses, ret_ty=PrimType("int32"))
     # Not an exception: the generated code returns -1.

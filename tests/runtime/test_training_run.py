@@ -1,0 +1,108 @@
+"""Training runs that own their state: the bits of calls with a state, and arrays handed out that never change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gensyn_tvm
+from gensyn_tvm.demo.models import MODELS
+from gensyn_tvm.errors import InputError, TrainingError
+from gensyn_tvm.runtime.executable import Executable, State
+from gensyn_tvm.training.step import TrainingStep
+
+
+@pytest.fixture(scope="module")
+def step() -> TrainingStep:
+    return gensyn_tvm.training_step(MODELS[1].load(8), loss="cross_entropy", optimizer="adamw")
+
+
+@pytest.fixture(scope="module")
+def exe(step: TrainingStep) -> Executable:
+    return gensyn_tvm.compile(step)
+
+
+def batch(exe: Executable, seed: int) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(seed)
+    types = [i.type for i in exe.graph.inputs if i.role in ("input", "target")]
+    return tuple(
+        rng.random(t.shape, np.float32) if t.dtype == "float32" else rng.integers(0, 10, t.shape).astype(t.dtype) for t in types
+    )
+
+
+def bits(metrics: dict[str, Any]) -> dict[str, bytes]:
+    return {n: np.asarray(v).tobytes() for n, v in metrics.items()}
+
+
+def test_a_run_gives_the_bits_of_calls(exe: Executable) -> None:
+    """Other calls of the same executable, and a second run, in between."""
+    state, run, other = exe.init(3), exe.start(exe.init(3)), exe.start()
+    for k in range(4):
+        state, metrics = exe(state, batch(exe, k), learning_rate=0.01 / (k + 1))
+        assert bits(run(batch(exe, k), learning_rate=0.01 / (k + 1))) == bits(metrics)
+        other(batch(exe, k + 50))
+        assert run.state.digest() == state.digest()
+    assert (run.state.step, run.state.seed, run.steps) == (4, 3, 4)
+    assert other.state.digest() != state.digest()
+    continued = exe.start(run.state)
+    state, _ = exe(state, batch(exe, 9))
+    continued(batch(exe, 9))
+    assert continued.state.digest() == state.digest()
+
+
+def test_what_was_handed_out_never_changes(exe: Executable) -> None:
+    given = State({n: a.copy() for n, a in exe.init().numpy().items()})
+    kept = {n: a.tobytes() for n, a in given.arrays.items()}
+    first = exe.init().digest()
+    run = exe.start(given)
+    run(batch(exe, 1))
+    early = run.state
+    digest = early.digest()
+    for array in given.arrays.values():  # nor does the run see what the caller does with his arrays
+        array[...] = 0
+    run(batch(exe, 2))
+    assert early.digest() == digest != run.state.digest()
+    assert exe.init().digest() == first
+    assert {n: a.tobytes() for n, a in exe.init().numpy().items()} == kept
+
+
+def test_a_bad_batch_leaves_the_state_as_it_was(exe: Executable) -> None:
+    run = exe.start()
+    run(batch(exe, 1))
+    digest = run.state.digest()
+    with pytest.raises(InputError, match="expected"):
+        run((np.zeros(3, np.float32), np.zeros(3, np.int64)))
+    assert run.state.digest() == digest
+    assert run.steps == 1
+
+
+def test_a_bad_state_is_refused_by_name(exe: Executable) -> None:
+    arrays = exe.init().numpy()
+    name = next(iter(arrays))
+    with pytest.raises(InputError, match="missing"):
+        exe.start(State({n: a for n, a in arrays.items() if n != name}))
+    with pytest.raises(InputError, match=name):
+        exe.start(State({**arrays, name: arrays[name].astype(np.float64)}))
+
+
+def test_a_step_that_fails_half_way_ends_the_run(exe: Executable, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = exe.start()
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(exe._machine, "run", fail)
+        with pytest.raises(MemoryError):
+            run(batch(exe, 1))
+    with pytest.raises(TrainingError, match="half-way"):
+        run(batch(exe, 1))
+    with pytest.raises(TrainingError, match="half-way"):
+        _ = run.state
+
+
+def test_only_training_steps_are_started() -> None:
+    with pytest.raises(InputError, match="only a training step"):
+        gensyn_tvm.compile(MODELS[1].load(8)).start()
