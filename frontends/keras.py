@@ -204,14 +204,26 @@ def _config(path: Path) -> Any:
         return [json.loads(file.attrs[key]) for key in ("model_config", "training_config") if key in file.attrs]
 
 
+#: Parts of Keras whose classes a model consists of; its other classes and functions read and write files, or do worse.
+_PARTS = frozenset(
+    {"activations", "constraints", "dtype_policies", "initializers", "layers", "losses", "metrics", "models", "ops"}
+    | {"optimizers", "random", "regularizers"}
+)
+#: Parts of Keras whose functions take and give tensors.
+_FUNCTIONS = frozenset(["activations", "initializers", "losses", "metrics", "ops"])
+#: Classes that run code, or that read what their configuration names.
+_RUNNERS = frozenset(["Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"])
+_READERS = frozenset(["StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"])
+
+
 def _code(config: Any) -> Iterator[str]:
-    """What a configuration names that is code: lambdas, and classes and functions of other packages."""
+    """What a configuration names that is code: lambdas, classes and functions that are no part of a model of Keras'."""
     if isinstance(config, Mapping):
         kind, module = str(config.get("class_name", "")), config.get("module")
-        if kind in ("Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"):
+        if kind in _RUNNERS or (kind in _READERS and _names_file(config.get("config"))):
             yield kind
-        elif isinstance(module, str) and module.split(".")[0] not in ("keras", "builtins"):
-            yield f"{module}.{kind}"
+        elif isinstance(module, str) and not _harmless(module, kind):
+            yield f"{module}.{config.get('config') if kind == 'function' else kind}"
         elif module is None and config.get("registered_name"):  # a class of the user's own, registered or of __main__
             yield str(config["registered_name"])
         for value in config.values():
@@ -219,3 +231,19 @@ def _code(config: Any) -> Iterator[str]:
     elif isinstance(config, list):
         for value in config:
             yield from _code(value)
+
+
+def _names_file(config: Any) -> bool:
+    return isinstance(config, Mapping) and isinstance(config.get("vocabulary"), str)
+
+
+def _harmless(module: str, kind: str) -> bool:
+    """Whether a class (or with the kind ``function`` a function) is of a part of Keras that models consist of."""
+    package, *parts = [part for part in module.split(".") if part != "src"]
+    if package == "builtins":
+        return True  # Keras then looks among activations, losses, metrics and the like only
+    if package != "keras":
+        return False
+    if not parts:
+        return kind in ("Sequential", "Model", "Functional", "DTypePolicy", "KerasTensor")
+    return parts[0] in (_FUNCTIONS if kind == "function" else _PARTS)
