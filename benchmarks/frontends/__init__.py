@@ -1,0 +1,1 @@
+"""Models of four frameworks, imported, compared and trained: ``python -m benchmarks.frontends`` (``make frontends``)."""

@@ -1,0 +1,109 @@
+"""Models of Keras: Keras Applications without weights, an LSTM and a transformer; on the backend that KERAS_BACKEND names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+import gensyn_tvm
+from benchmarks.frontends.subject import STEPS, Subject
+
+CLASSES, VOCABULARY = 5, 67
+
+#: A model and the shape and dtype of its only input; the upper limit of integers.
+Made = Callable[[], Any]
+
+
+def application(kind: str, size: int = 32, **options: Any) -> Made:
+    """A network of Keras Applications on small images with few classes, without softmax."""
+
+    def build() -> Any:
+        network = getattr(keras.applications, kind)(
+            weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3), **options
+        )
+        return keras.Model(network.inputs, layers.Dense(CLASSES, name="logits")(network.output), name=network.name)
+
+    return build
+
+
+def lstm() -> Any:
+    """An embedding, a bidirectional LSTM, an LSTM."""
+    inputs = keras.Input((9,), dtype="int32", name="ids")
+    y = layers.Embedding(VOCABULARY, 12)(inputs)
+    y = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(y)
+    return keras.Model(inputs, layers.Dense(CLASSES)(layers.LSTM(10)(y)), name="lstm")
+
+
+def gru() -> Any:
+    """A convolution over time and a GRU."""
+    inputs = keras.Input((10, 6), name="x")
+    y = layers.Conv1D(8, 3, padding="causal", activation="relu")(inputs)
+    return keras.Model(inputs, layers.Dense(CLASSES)(layers.GRU(8)(y)), name="gru")
+
+
+def transformer() -> Any:
+    """A causal decoder of two blocks with MultiHeadAttention."""
+    inputs = keras.Input((9,), dtype="int32", name="ids")
+    places = layers.Embedding(9, 16)(keras.ops.arange(9, dtype="int32"))
+    y = layers.Embedding(VOCABULARY, 16)(inputs) + places
+    for _ in range(2):
+        normal = layers.LayerNormalization()(y)
+        y = y + layers.MultiHeadAttention(4, 4)(normal, normal, use_causal_mask=True)
+        y = y + layers.Dense(16)(layers.Dense(32, activation="gelu")(layers.LayerNormalization()(y)))
+    return keras.Model(inputs, layers.Dense(VOCABULARY)(layers.LayerNormalization()(y)), name="transformer")
+
+
+BUILDERS: dict[str, Made] = {
+    "VGG16": application("VGG16"),
+    "ResNet50": application("ResNet50"),
+    "ResNet50V2": application("ResNet50V2"),
+    "InceptionV3": application("InceptionV3", 75),
+    "Xception": application("Xception", 71),
+    "MobileNet": application("MobileNet", alpha=0.25),
+    "MobileNetV2": application("MobileNetV2", alpha=0.35),
+    "MobileNetV3Small": application("MobileNetV3Small", alpha=0.25, include_preprocessing=True),
+    "DenseNet121": application("DenseNet121"),
+    "EfficientNetB0": application("EfficientNetB0"),
+    "NASNetMobile": application("NASNetMobile"),
+    "ConvNeXtTiny": application("ConvNeXtTiny"),
+    "LSTM": lstm,
+    "GRU": gru,
+    "transformer": transformer,
+}
+
+
+def build(name: str) -> tuple[Any, np.ndarray]:
+    """A model without dropout and its input."""
+    keras.utils.set_random_seed(0)
+    model = BUILDERS[name]()
+    for layer in model._flatten_layers():
+        for attribute in ("rate", "drop_path_rate"):
+            if isinstance(getattr(layer, attribute, None), float):
+                setattr(layer, attribute, 0.0)
+    (given,), rng = model.inputs, np.random.default_rng(0)
+    shape = (2, *given.shape[1:])
+    if given.dtype == "int32":
+        return model, rng.integers(0, VOCABULARY, shape).astype(np.int32)
+    return model, rng.standard_normal(shape, dtype=np.float32)
+
+
+def infer(model: Any, x: np.ndarray) -> list[np.ndarray]:
+    """The output in inference."""
+    return [np.asarray(keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(x), training=False)))]
+
+
+def train(model: Any, x: np.ndarray, target: np.ndarray, rate: float) -> list[float]:
+    """Losses of the model's training; the model is changed."""
+    model.compile(optimizer=keras.optimizers.SGD(rate), loss="mean_squared_error")
+    return [float(model.train_on_batch(x, target)) for _ in range(STEPS)]
+
+
+def subject(name: str, _backend: str) -> Subject:
+    """The model of a row."""
+    model, x = build(name)
+    program = gensyn_tvm.from_keras(model, batch_size=len(x))
+    return Subject(program, (x,), lambda: infer(model, x), lambda *given: train(model, x, *given))
