@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench schedules gpu gpu-compile gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing memory fuzz fuzz-onnx gradients lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench schedules gpu gpu-compile gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing memory fuzz fuzz-onnx gradients frontends lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -101,6 +101,12 @@ gpu-compile: $(STAMP)
 # All that a GPU would run, as OpenCL on PoCL: an hour. Continues where it was stopped; writes benchmarks/results/gpu_rehearsal.json.
 gpu-rehearsal: $(STAMP)
 	"$(BIN)/python" -m benchmarks.gpu_rehearsal
+
+# Models of PyTorch, Keras, TensorFlow and ONNX imported, compared and trained: an hour or two on two idle cores. Continues where it
+# was stopped; writes benchmarks/results/frontends.json and docs/frontends-table.md.
+frontends: $(STAMP)
+	"$(BIN)/python" -m benchmarks.frontends $(FRONTENDS)
+	"$(BIN)/python" scripts/make_frontends_page.py
 
 clean:
 	rm -rf "$(VENV)" build dist demo-output gpu-pack gpu-pack.zip fuzz-failures *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

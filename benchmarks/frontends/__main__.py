@@ -6,12 +6,13 @@ Each model is small and has random weights; nothing is downloaded. A row of benc
 * ``max_difference``: of the outputs in inference from the framework's, relative to the largest magnitude of an output;
 * ``trained``: whether ten steps of SGD on the mean squared error against random targets had finite losses, the last one not
   above the first (``losses``); ``loss_difference``: the largest difference of the ten losses from those of the framework that
-  trains the same model, relative where they are above 1;
+  trains the same model, relative where they are above 1; ``loss_tolerance``: 1e-3, or twice what the framework's losses differ
+  when each number of the target is replaced by its upper neighbour, which batch normalisation over few samples amplifies;
 * ``equal_bits``: whether all state after the ten steps is the same bits on x86-64, x86-64-v3 and x86-64-v4.
 
 One process for each row. What is in the file is kept, so that an interrupted run goes on where it was; ``--again`` measures all
-rows, ``--only PATTERN`` (repeatable) those whose name fits, ``--failed`` those that failed. The exit status is 1 if less than 95 %
-of the rows are in order.
+rows, ``--only PATTERN`` (repeatable) those whose name fits, ``--failed`` those that failed. The exit status is 1 if less than
+95 % of the rows are in order.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from fnmatch import fnmatch
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +82,12 @@ def stored() -> dict[str, dict[str, Any]]:
 
 def store(rows: dict[str, dict[str, Any]]) -> None:
     """Replace the result file."""
-    data = {"models": [rows[r.name] for r in ROWS if r.name in rows]}
+    found = [rows[r.name] for r in ROWS if r.name in rows]
+    versions = {name: version(name) for name in ("torch", "keras", "tensorflow-cpu", "onnx", "onnxruntime", "transformers")}
     temporary = RESULT.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**summary(data["models"]), **data}, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(
+        json.dumps({"versions": versions, **summary(found), "models": found}, indent=1) + "\n", encoding="utf-8"
+    )
     temporary.replace(RESULT)
 
 

@@ -27,6 +27,7 @@ def _from_keras(name: str) -> tuple[onnx.ModelProto, list[np.ndarray]]:
     from benchmarks.frontends.keras_models import build
 
     model, x = build(name)
+    model(torch.from_numpy(x), training=False)  # Keras exports only what was called
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         model.export(str(path), format="onnx", verbose=False)

@@ -9,6 +9,14 @@ TORCH = (
     *("Swin", "Whisper", "LSTM", "GRU", "bidirectional LSTM", "diffusion U-Net", "GraphSAGE"),
 )
 
+KERAS = (
+    *("VGG16", "ResNet50", "ResNet50V2", "InceptionV3", "Xception", "MobileNet", "MobileNetV2", "MobileNetV3Small"),
+    *("DenseNet121", "EfficientNetB0", "LSTM", "GRU", "transformer"),
+)
+SAVED = ("ResNet", "U-Net", "ViT", "separable CNN", "LSTM", "GRU", "transformer", "MLP", "while_loop decoder")
+MODULES = ("raw operators", "while_loop decoder")
+KERAS_TO_ONNX = ("VGG16", "MobileNet", "ResNet50", "LSTM", "GRU", "transformer")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -27,7 +35,11 @@ class Row:
     @property
     def name(self) -> str:
         """Unique in the table."""
-        return f"{self.framework}/{self.source}/{self.model}" if self.source != self.framework else f"{self.framework}/{self.model}"
+        return (
+            f"{self.framework}/{self.source}/{self.model}"
+            if self.source != self.framework
+            else f"{self.framework}/{self.model}"
+        )
 
     @property
     def module(self) -> str:
@@ -35,4 +47,11 @@ class Row:
         return f"{self.framework}_models"
 
 
-ROWS = tuple(Row("torch", "torch", name) for name in TORCH)
+ROWS = (
+    *(Row("torch", "torch", name) for name in TORCH),
+    *(Row("tensorflow", "tensorflow", f"SavedModel {name}") for name in SAVED),
+    *(Row("tensorflow", "tensorflow", f"tf.Module {name}") for name in MODULES),
+    *(Row("onnx", "torch", name) for name in TORCH),
+    *(Row("onnx", "keras", name) for name in KERAS_TO_ONNX),
+    *(Row("keras", backend, name) for name in reversed(KERAS) for backend in ("tensorflow", "torch")),
+)

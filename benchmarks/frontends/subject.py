@@ -12,7 +12,7 @@ from gensyn_tvm.program import Program
 #: Steps of training.
 STEPS = 10
 #: Of SGD. Batch normalisation over a few samples amplifies rounding errors from step to step, so it gets the smaller one.
-LEARNING_RATE, LEARNING_RATE_BATCH_NORM = 1e-2, 1e-4
+LEARNING_RATE, LEARNING_RATE_BATCH_NORM = 1e-2, 1e-3
 
 #: An array of the target and the learning rate → the framework's losses before each of ``STEPS`` steps of SGD.
 Train = Callable[[np.ndarray, float], Sequence[float]]

@@ -51,7 +51,7 @@ def vit() -> Any:
     """Patches, two blocks of attention, a mean."""
     inputs = keras.Input((16, 16, 3), name="x")
     y = layers.Reshape((16, 16))(layers.Conv2D(16, 4, 4)(inputs))
-    y = y + layers.Embedding(16, 16)(keras.ops.arange(16, dtype="int32"))
+    y = keras_models.Positions(16, 16)(y)
     for _ in range(2):
         normal = layers.LayerNormalization()(y)
         y = y + layers.MultiHeadAttention(4, 4)(normal, normal)
@@ -162,7 +162,9 @@ def _inputs(model: Any) -> list[np.ndarray]:
     for spec in specs:
         shape = [2 if extent is None else extent for extent in spec.shape]
         integers = tf.as_dtype(spec.dtype).is_integer
-        found.append(rng.integers(0, VOCABULARY, shape).astype(np.int32) if integers else rng.standard_normal(shape, np.float32))
+        found.append(
+            rng.integers(0, VOCABULARY, shape).astype(np.int32) if integers else rng.standard_normal(shape, np.float32)
+        )
     return found
 
 
@@ -172,8 +174,8 @@ def _call(model: Any, inputs: list[np.ndarray]) -> Any:
 
 
 def _train(model: Any, inputs: list[np.ndarray], target: np.ndarray, rate: float) -> list[float]:
-    """Losses of the model's training in inference mode, in which SavedModels are; the model is changed."""
-    losses = []
+    """Losses of the model's training in inference mode, in which SavedModels are; the model is as before afterwards."""
+    losses, before = [], [tf.identity(v) for v in model.trainable_variables]
     for _ in range(STEPS):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.math.squared_difference(_call(model, inputs), target))
@@ -182,6 +184,8 @@ def _train(model: Any, inputs: list[np.ndarray], target: np.ndarray, rate: float
             dense = tf.convert_to_tensor(gradient)
             (variable.value if isinstance(model, keras.Model) else variable).assign_sub(rate * dense)
         losses.append(float(loss))
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        variable.assign(value)
     return losses
 
 
