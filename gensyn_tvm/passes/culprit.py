@@ -14,6 +14,9 @@ from gensyn_tvm.schedules.cpu.sequences import has_sequence
 from gensyn_tvm.schedules.driver import traced
 from gensyn_tvm.targets.cpu import CpuTarget
 
+#: Instructions of a trace that is searched: every prefix is replayed, so that the time grows with the square.
+LONGEST = 150
+
 
 @contextmanager
 def naming_primitive(name: str, function: Any, target: CpuTarget, style: str) -> Iterator[None]:
@@ -31,8 +34,10 @@ def naming_primitive(name: str, function: Any, target: CpuTarget, style: str) ->
 
 
 def culprit_of(name: str, function: Any, trace: Any) -> str | None:
-    """The text of the instruction after the longest prefix of a trace that the verifier accepts."""
+    """The text of the instruction after the longest prefix of a trace that the verifier accepts; None for a long trace."""
     instructions = list(trace.insts)
+    if len(instructions) > LONGEST:
+        return None
     for length in reversed(range(len(instructions))):
         replayed = tvm.s_tir.Schedule(function, debug_mask="none")
         prefix = tvm.s_tir.schedule.Trace(instructions[:length], trace.decisions)
