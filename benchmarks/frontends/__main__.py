@@ -39,7 +39,8 @@ WANTED = 0.95
 
 
 def _environment(row: Row) -> dict[str, str]:
-    backend = row.source if row.framework == "keras" else "tensorflow"
+    # Keras exports ONNX by PyTorch's exporter on its torch backend; on tensorflow it wants tf2onnx.
+    backend = {"keras": row.source, "onnx": "torch"}.get(row.framework, "tensorflow")
     return {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
 
