@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tvm
 import tvm_ffi
+from tvm import s_tir, tirx
 
 from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.nest import ROLE
@@ -116,3 +118,34 @@ def inline_maps(sch: Any) -> None:
         if repeats and _has(names, _EXPENSIVE):
             continue
         sch.compute_inline(block)
+
+
+def with_accesses(block: Any, access: Callable[[Any, Any], tuple[Any, Any] | None], region: Callable[[Any], Any]) -> Any:
+    """A block that reads and writes elsewhere.
+
+    Args:
+        block: an ``SBlock`` without buffers of its own.
+        access: (buffer, indices) -> the buffer and indices in their place, or None to leave them.
+        region: the same of the regions that the block declares.
+    """
+
+    def load(expr: Any, mutator: Any) -> Any:
+        expr = mutator.default_mutate(expr)
+        found = access(expr.source, expr.indices)
+        return expr if found is None else tirx.BufferLoad(*found)
+
+    def store(stmt: Any, mutator: Any) -> Any:
+        stmt = mutator.default_mutate(stmt)
+        found = access(stmt.buffer, stmt.indices)
+        return stmt if found is None else tirx.BufferStore(found[0], stmt.value, found[1])
+
+    callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store)]
+    return s_tir.SBlock(
+        list(block.iter_vars),
+        [region(r) for r in block.reads],
+        [region(r) for r in block.writes],
+        block.name_hint,
+        tvm_ffi.structural_mutate(block.body, callbacks),
+        None if block.init is None else tvm_ffi.structural_mutate(block.init, callbacks),
+        annotations=block.annotations,
+    )

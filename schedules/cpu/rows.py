@@ -16,12 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import tvm
-import tvm_ffi
 from tvm import s_tir, tirx
 
 from gensyn_tvm.operators.nest import i64, unravel
 from gensyn_tvm.schedules import records
+from gensyn_tvm.schedules.blocks import with_accesses
 from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
 from gensyn_tvm.schedules.cpu.nests import Span, Statement, loop, nest, sequence, side_by_side, steps_through
 from gensyn_tvm.schedules.cpu.stages import Access, Axis, Stage, common_axes, is_flat, stages_of, uses
@@ -121,27 +120,10 @@ class _Copies:
 
 
 def _with_buffers(stage: Stage, fresh: Mapping[Any, Any]) -> Stage:
-    def load(expr: Any, mutator: Any) -> Any:
-        expr = mutator.default_mutate(expr)
-        return tirx.BufferLoad(fresh[expr.source], expr.indices) if expr.source in fresh else expr
-
-    def store(stmt: Any, mutator: Any) -> Any:
-        stmt = mutator.default_mutate(stmt)
-        return tirx.BufferStore(fresh.get(stmt.buffer, stmt.buffer), stmt.value, stmt.indices)
-
-    def regions(found: Any) -> list[Any]:
-        return [tirx.BufferRegion(fresh.get(r.source, r.source), r.region) for r in found]
-
-    callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store)]
-    b = stage.block
-    block = s_tir.SBlock(
-        list(b.iter_vars),
-        regions(b.reads),
-        regions(b.writes),
-        b.name_hint,
-        tvm_ffi.structural_mutate(b.body, callbacks),
-        None if b.init is None else tvm_ffi.structural_mutate(b.init, callbacks),
-        annotations=b.annotations,
+    block = with_accesses(
+        stage.block,
+        lambda buffer, indices: (fresh[buffer], indices) if buffer in fresh else None,
+        lambda r: tirx.BufferRegion(fresh.get(r.source, r.source), r.region),
     )
 
     def renamed(a: Access) -> Access:

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
-import tvm_ffi
 from tvm import s_tir, tirx
 
 from gensyn_tvm.operators.nest import i64, ravel, unravel
+from gensyn_tvm.schedules.blocks import with_accesses
 from gensyn_tvm.schedules.cpu.stages import Axis, Stage, common_axes, element_bits, uses
 from gensyn_tvm.schedules.gpu.loops import Loop, bound, inside, sequence, serial, unrolled, whole
 from gensyn_tvm.schedules.gpu.nests import in_register
@@ -201,26 +200,8 @@ def _stage(
 def _with_buffers(block: Any, shared: Mapping[Any, _Shared]) -> Any:
     """A block that reads and writes other buffers."""
 
-    def load(expr: Any, mutator: Any) -> Any:
-        expr = mutator.default_mutate(expr)
-        found = shared.get(expr.source)
-        return expr if found is None else tirx.BufferLoad(found.buffer, found.place(expr.indices))
+    def access(buffer: Any, indices: Any) -> tuple[Any, Any] | None:
+        found = shared.get(buffer)
+        return None if found is None else (found.buffer, found.place(indices))
 
-    def store(stmt: Any, mutator: Any) -> Any:
-        stmt = mutator.default_mutate(stmt)
-        found = shared.get(stmt.buffer)
-        return stmt if found is None else tirx.BufferStore(found.buffer, stmt.value, found.place(stmt.indices))
-
-    def regions(found: Any) -> list[Any]:
-        return [whole(shared[r.source].buffer) if r.source in shared else r for r in found]
-
-    callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store)]
-    return s_tir.SBlock(
-        list(block.iter_vars),
-        regions(block.reads),
-        regions(block.writes),
-        block.name_hint,
-        tvm_ffi.structural_mutate(block.body, callbacks),
-        None if block.init is None else tvm_ffi.structural_mutate(block.init, callbacks),
-        annotations=block.annotations,
-    )
+    return with_accesses(block, access, lambda r: whole(shared[r.source].buffer) if r.source in shared else r)
