@@ -63,8 +63,9 @@ def _run(backend: str, *command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("backend", ["torch", "numpy", "jax"])
 def test_backend(backend: str, tmp_path: Path) -> None:
     """Values, and the names of the model, whose file would give shorter ones."""
-    if backend != "numpy" and importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
+    needed = "jax" if backend == "numpy" else backend  # Keras' backend numpy takes functions from the one for jax
+    if importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
     done = _run(backend, "-c", SCRIPT, str(tmp_path / "results.npz"))
     assert done.returncode == 0, done.stderr[-2000:]
     results = np.load(tmp_path / "results.npz")
