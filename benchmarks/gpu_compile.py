@@ -3,6 +3,9 @@
 All families of operators, and inference and a training step of the models of the pack (benchmarks/gpu_pack.py). Results go to
 benchmarks/gpu/kernels.json after each item: what the lint found (nothing, or the exit status is 1), and what kernels take. An
 item whose source and toolkit are those of the file, read by the same lint, is not compiled again.
+
+``--check PATH`` (``make gpu-compile-check``) compiles everything again, writes to PATH, and fails unless the record says the
+same.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +36,9 @@ from tests.operators.cases import FAMILIES, bundle
 RESULT = Path(__file__).resolve().parent / "gpu" / "kernels.json"
 _WORST = 3
 
+#: What the record has of an item.
+Row = dict[str, Any]
+
 
 def items() -> dict[str, Callable[[], Graph]]:
     """All programs, by name."""
@@ -44,17 +51,23 @@ def items() -> dict[str, Callable[[], Graph]]:
     return found
 
 
-def key_of(program: DeviceProgram, toolkit: Toolkit) -> str:
-    """What decides on the machine code, and on what is found in it."""
+def key_of(program: DeviceProgram) -> str:
+    """What decides, with the toolkit, on the machine code, and on what is found in it."""
     readers = [path.read_text(encoding="utf-8") for path in sorted(Path(gpu_lint.__file__).parent.glob("*.py"))]
-    return hashlib.sha256("\0".join([str(toolkit.release), program.source, *readers]).encode()).hexdigest()
+    return hashlib.sha256("\0".join([program.source, *readers]).encode()).hexdigest()
 
 
-def row(graph: Graph, program: DeviceProgram, toolkit: Toolkit) -> dict[str, Any]:
+def release_of(toolkit: Toolkit) -> str:
+    """As the record names it."""
+    return ".".join(map(str, toolkit.release))
+
+
+def row(graph: Graph, program: DeviceProgram, toolkit: Toolkit) -> Row:
     """Compile and read a program."""
     built = compile_cuda(program.source, toolkit=toolkit)
     return {
-        "key": key_of(program, toolkit),
+        "key": key_of(program),
+        "toolkit": release_of(toolkit),
         "program": serialise.digest(graph),
         "kernels": len(program.launches),
         "bytes": len(built.fatbin),
@@ -75,25 +88,79 @@ def _taken(built: Built, program: DeviceProgram, architecture: int) -> dict[str,
     return {"spilling": spilling, "below half": sum(r.occupancy < 0.5 for r in rows), "worst": worst}
 
 
+def rows_of(makers: Mapping[str, Callable[[], Graph]], known: Mapping[str, Row], toolkit: Toolkit) -> Iterator[tuple[str, Row]]:
+    """Rows by name, in order: those of ``known`` that are up to date, others compiled while the next program is made."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[tuple[str, Future[Row]]] = []
+        for name, make in makers.items():
+            graph = make()
+            program = device_program(graph, CUDA)
+            old = known.get(name, {})
+            if (old.get("key"), old.get("toolkit")) == (key_of(program), release_of(toolkit)):
+                waiting.append((name, pool.submit(dict, old)))
+            else:
+                waiting.append((name, pool.submit(row, graph, program, toolkit)))
+            if len(waiting) == 2:
+                yield waiting[0][0], waiting.pop(0)[1].result()
+        yield from ((name, future.result()) for name, future in waiting)
+
+
+def differences(recorded: Mapping[str, Row], found: Mapping[str, Row]) -> list[str]:
+    """What the record says otherwise than what was found. Of another toolkit, resources and sizes may be others."""
+    lines = [f"{name}: not in the record" for name in found if name not in recorded]
+    lines += [f"{name}: in the record, but no item any longer" for name in recorded if name not in found]
+    for name in (n for n in found if n in recorded):
+        old, new = recorded[name], found[name]
+        fields = list(new) if old.get("toolkit") == new["toolkit"] else ["key", "program", "kernels", "findings"]
+        other = [field for field in fields if old.get(field) != new[field]]
+        if other:
+            lines.append(f"{name}: the record has another {', '.join(other)}")
+    return lines
+
+
+def read_record() -> dict[str, Row]:
+    """The committed rows, none if there is no file."""
+    return dict(json.loads(RESULT.read_text(encoding="utf-8"))) if RESULT.exists() else {}
+
+
+def write_record(path: Path, rows: Mapping[str, Row], order: Iterable[str]) -> None:
+    """Replace a file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({n: rows[n] for n in order if n in rows}, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
 def main() -> int:
     """Compile what is asked for and write the results."""
-    every, toolkit = items(), find_toolkit()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", action="append", choices=list(every))
+    every = items()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=list(every), help="this item; may be given again")
+    parser.add_argument("--check", type=Path, metavar="PATH", help="compile all again, write to PATH, compare with the record")
     options = parser.parse_args()
-    rows: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    for name in options.only or every:
-        start = time.perf_counter()
-        graph = every[name]()
-        program = device_program(graph, CUDA)
-        if rows.get(name, {}).get("key") != key_of(program, toolkit):
-            rows[name] = row(graph, program, toolkit)
-        found = rows[name]["findings"]
-        seconds = time.perf_counter() - start
-        print(f"{name}: {rows[name]['kernels']} kernels, {len(found)} findings, {seconds:.0f} s", flush=True)
-        ordered = {n: rows[n] for n in every if n in rows}
-        RESULT.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
-    return 1 if any(r["findings"] for r in rows.values()) else 0
+    chosen = {name: every[name] for name in options.only or every}
+    path = options.check or RESULT
+    rows: dict[str, Row] = {} if options.check else read_record()
+    start = time.perf_counter()
+    for name, found in rows_of(chosen, rows, find_toolkit()):
+        rows[name] = found
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        print(f"{name}: {found['kernels']} kernels, {len(found['findings'])} findings, {seconds:.0f} s", flush=True)
+        for finding in found["findings"]:
+            print(f"  {finding['kernel']} ({finding['code']}): {finding['instruction']}: {finding['reason']}")
+        write_record(path, rows, every)
+    return max(_checked(rows, chosen) if options.check else 0, 1 if any(r["findings"] for r in rows.values()) else 0)
+
+
+def _checked(rows: Mapping[str, Row], chosen: Collection[str]) -> int:
+    """The exit status of a check, whose result is printed."""
+    lines = differences({n: r for n, r in read_record().items() if n in chosen or n not in items()}, rows)
+    if not lines:
+        print(f"{RESULT}: up to date")
+        return 0
+    print(f"{RESULT} is out of date:", *lines, sep="\n  ", file=sys.stderr)
+    print("what to do: make gpu-compile, and commit the file", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
