@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gensyn_tvm import interpreter
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.errors import InputError
 from gensyn_tvm.operators.products.image import wide_grid
+from gensyn_tvm.passes import layout_convolutions
 from gensyn_tvm.passes.layout import choose_layouts
 from gensyn_tvm.targets.cpu import TARGETS
 
-from ..operators.support import CONFIGURATIONS, NATIVE, assert_all_same, outputs
+from ..operators.support import CONFIGURATIONS, NATIVE, Configuration, assert_all_same, outputs
 
 #: x, w, strides, padding, dilations, groups.
 GEOMETRIES: list[tuple[Any, ...]] = [
@@ -32,6 +37,8 @@ GEOMETRIES: list[tuple[Any, ...]] = [
     ((1, 3, 11, 64), (20, 3, 3, 5), (1, 2), ((1, 1), (2, 1)), (1, 1), 1),
     ((2, 6, 4, 50), (10, 3, 3, 3), (2, 1), ((1, 0), (1, 1)), (1, 2), 2),
     ((1, 200, 6, 6), (33, 200, 2, 2), (2, 1), ((0, 0), (1, 1)), (1, 1), 1),
+    # Its input gradient has a phase that reads an image without padding, with channels in vectors.
+    ((4, 16, 28, 28), (32, 16, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
 ]
 OPERATORS = ("conv", "conv_backward_data", "conv_backward_weight")
 
@@ -70,6 +77,45 @@ def test_the_bits_do_not_depend_on_the_layout(op: str, geometry: tuple[Any, ...]
     found = [(str(c), o) for c in CONFIGURATIONS for o in outputs(graph, given, c).values()]
     for name, arrays in found[1:]:
         assert_all_same([name], arrays, found[0][1])
+
+
+LAYOUTS = {"conv": ("channels", "positions", "lines", "depthwise"), "conv_backward_data": ("channels", "positions", "lines")}
+
+
+def asking_for(layout: str) -> Callable[..., Any]:
+    """In place of ``parameters_of``: a record that chooses the layout."""
+    original = layout_convolutions.parameters_of
+    return lambda *arguments: replace(original(*arguments), layout=layout)
+
+
+@pytest.mark.skipif(NATIVE == "c", reason="no vectors")
+@pytest.mark.parametrize("op", LAYOUTS)
+@pytest.mark.parametrize("seed", range(10))
+def test_every_layout_of_random_convolutions_has_the_same_bits(op: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever layout the cost model prefers: each is asked for, where the image allows it."""
+    rng = np.random.default_rng(seed)
+    rank, groups = int(rng.integers(1, 3)), int(rng.choice([1, 1, 2]))
+    window, strides, dilations = (tuple(map(int, rng.integers(1, top, rank))) for top in (5, 4, 3))
+    padding = tuple((int(lo), int(hi)) for lo, hi in rng.integers(0, 3, (rank, 2)))
+    if rng.random() < 0.5:
+        padding = tuple(((k - 1) * d // 2,) * 2 for k, d in zip(window, dilations, strict=True))
+    spatial = tuple(int(e) + (k - 1) * d for e, k, d in zip(rng.integers(3, 24, rank), window, dilations, strict=True))
+    x, w = (2, 8 * groups, *spatial), (int(rng.integers(1, 20)) * groups, 8, *window)
+    graph, shapes = graph_of(op, (x, w, strides, padding, dilations, groups))
+    given = {f"x{k}": special(rng, s) for k, s in enumerate(shapes)}
+    expected = list(interpreter.run(graph, given))
+    tried = []
+    for layout in LAYOUTS[op]:
+        monkeypatch.setattr(layout_convolutions, "parameters_of", asking_for(layout))
+        try:
+            choose_layouts(graph, TARGETS[NATIVE])
+        except InputError as error:
+            assert f"layout {layout}" in str(error)
+            continue
+        tried.append(layout)
+        (found,) = outputs(graph, given, Configuration(NATIVE, "fast")).values()
+        assert_all_same([layout], found, expected)
+    assert "channels" in tried
 
 
 @pytest.mark.skipif(NATIVE == "c", reason="no vectors")

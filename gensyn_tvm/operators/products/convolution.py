@@ -129,7 +129,9 @@ def _conv_channels(k: Kernel, inputs: Sequence[TensorType], output: TensorType, 
     x = inputs[0]
     groups, strides, dilations, window = attrs["groups"], attrs["strides"], attrs["dilations"], attrs["window"]
     channels, spatial, columns = x.shape[1] // groups, output.shape[2:], output.shape[1] // groups
-    source, weight = _source(k, x, attrs, attrs["padding"]), _panel(k.inputs[1], attrs, window)
+    # A phase's image has been padded as the phase needs; the attribute is that of the whole gradient.
+    padding = () if "taps" in attrs else attrs["padding"]
+    source, weight = _source(k, x, attrs, padding), _panel(k.inputs[1], attrs, window)
 
     def image(batch: Index, row: Expr, channel: Expr, offset: Index) -> Expr:
         position = [*batch[2:], row]
