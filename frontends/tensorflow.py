@@ -6,7 +6,7 @@ What becomes what:
   others are states. A variable that the graph assigns to is a state with an update.
 * Loops are unrolled, so their number of steps has to be known at import; branches on data are both computed.
 * Shapes are static. Nothing is frozen, folded into weights or otherwise rewritten.
-* No code of a file is run: a SavedModel holds graphs.
+* No code of a file is run: a SavedModel whose loading would run more than lookup tables is refused (``tensorflow_files``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
 from gensyn_tvm.frontends.emit import constant, dtype_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.frontends.shapes import Shapes, input_name, static_shapes
+from gensyn_tvm.frontends.tensorflow_files import load_saved_model
 from gensyn_tvm.frontends.tensorflow_graph import GraphConverter, Handle, dtype_name, tf
 from gensyn_tvm.frontends.tensorflow_operators import CONVERTERS
 from gensyn_tvm.frontends.tensorflow_windows import COMPOSITES
@@ -52,7 +53,8 @@ def from_tensorflow(
         The program; its parameters and states are copies.
 
     Raises:
-        ImportModelError: a missing or damaged file, an unknown signature, inputs that are no tensors or have no static shape.
+        ImportModelError: a missing or damaged file, one whose loading would run code, an unknown signature, inputs that are no
+            tensors or have no static shape.
         UnsupportedOperatorError: operators or dtypes without a deterministic variant; unknown operators all in one message.
     """
     origin, function, _owner = _callable(source, signature)  # functions hold their variables by weak references only
@@ -102,22 +104,7 @@ def _callable(source: Any, signature: str | None) -> tuple[str, Any, Any]:
 
 
 def _saved_model(path: Path, signature: str | None) -> tuple[str, Any, Any]:
-    if not (path / "saved_model.pb").is_file():
-        raise ImportModelError(
-            describe(
-                "from_tensorflow: no SavedModel",
-                where=str(path),
-                found="no such folder" if not path.exists() else "no saved_model.pb",
-                expected="a folder with saved_model.pb and variables/",
-                remedy="save it with tf.saved_model.save; .keras and .h5 files are read by from_keras",
-            )
-        )
-    try:
-        loaded = tf.saved_model.load(str(path))
-    except Exception as error:  # TensorFlow raises anything from OSError to google.protobuf's errors
-        raise ImportModelError(
-            describe("from_tensorflow: the SavedModel cannot be read", where=str(path), found=str(error).split("\n")[0])
-        ) from error
+    loaded = load_saved_model(path)
     name = signature or "serving_default"
     return f"tensorflow:{path.name}", _signature(loaded.signatures, name, str(path)), loaded
 

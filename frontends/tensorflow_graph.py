@@ -40,7 +40,8 @@ _BRANCHES = {"If", "StatelessIf"}
 _LOOPS = {"While", "StatelessWhile"}
 _ASSIGNMENTS = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
 _VARIABLES = _ASSIGNMENTS | {"ReadVariableOp", "ResourceGather", "VarIsInitializedOp"}
-_OWN = _IGNORED | _CALLS | _BRANCHES | _LOOPS | _VARIABLES | {"Const", "Placeholder"}
+#: Operators that need no converter.
+OWN = _IGNORED | _CALLS | _BRANCHES | _LOOPS | _VARIABLES | {"Const", "Placeholder"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class GraphConverter:
         waiting, seen = [graph], set()
         for current in waiting:
             for op in _live(current):
-                if op.type not in self.converters and op.type not in _OWN:
+                if op.type not in self.converters and op.type not in OWN:
                     unknown.setdefault(op.type, []).append(place_of(op))
                 for name in _functions(op):
                     if name not in seen and not self._composite(name):

@@ -240,9 +240,10 @@ def _spec(name: str, shape: Sequence[int], request: Request) -> Any:
 
 def _signature(found: Found, request: Request) -> tuple[Any, Any]:
     """The function of a SavedModel's signature, and what keeps its variables alive."""
-    from gensyn_tvm.frontends.tensorflow_graph import tf
+    from gensyn_tvm.frontends.tensorflow_files import load_saved_model
 
-    loaded = tf.saved_model.load(str(found.path))
+    assert found.path is not None
+    loaded = load_saved_model(found.path)
     return loaded.signatures[request.signature or "serving_default"], loaded
 
 
@@ -257,9 +258,14 @@ def _tensorflow_shapes(found: Found, request: Request) -> dict[str, Any] | None:
 
 def _saved_outputs(found: Found, request: Request, program: Program, arrays: Arrays) -> tuple[Arrays, str]:
     from gensyn_tvm.frontends.shapes import input_name
+    from gensyn_tvm.frontends.tensorflow_files import check_runnable
     from gensyn_tvm.frontends.tensorflow_graph import tf
 
     function, _owner = _signature(found, request)
+    try:
+        check_runnable(function, str(found.path))
+    except ImportModelError as error:
+        raise VerificationError(f"{error}; or convert it with --no-verify") from error
     names = {input_name(key): key for key in function.structured_input_signature[1]}
     if set(names) != set(program.inputs) and len(names) == len(program.inputs) == 1:
         names = dict(zip(program.inputs, names.values(), strict=True))
