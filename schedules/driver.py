@@ -22,6 +22,8 @@ Target = CpuTarget | GpuTarget
 #: ``fast``: tiled, vectorised and parallel by the rules of the target's family.
 #: On a GPU ``plain`` has a thread for each element of each stage.
 STYLES = ("none", "plain", "fast")
+#: GPUs only: ``fast`` without stages of the same rows in one kernel.
+APART = "apart"
 
 #: What a rule may ask of TVM: primitives that leave the axes of reduction blocks as the variant declared them, which is
 #: what the order verifier goes by. Others (ReorderBlockIterVar, TransformBlockLayout, RFactor, Tensorize, …) redefine them.
@@ -39,8 +41,9 @@ def schedule_kernel(name: str, function: Any, target: Target, style: str) -> Any
     Raises:
         ScheduleError: unknown style, a block that no rule takes, or a primitive that is not one of ``PRIMITIVES``.
     """
-    if style not in STYLES:
-        raise ScheduleError(f"unknown schedule style {style!r}; expected one of {', '.join(STYLES)}")
+    styles = (*STYLES, APART) if isinstance(target, GpuTarget) else STYLES
+    if style not in styles:
+        raise ScheduleError(f"unknown schedule style {style!r}; expected one of {', '.join(styles)}")
     if style == "none" or AS_WRITTEN in dict(function.attrs):
         return function
     if has_sequence(function):  # TVM's primitives do not know statements that run in order

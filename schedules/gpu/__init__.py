@@ -15,12 +15,12 @@ from gensyn_tvm.targets.gpu.target import GpuTarget
 
 
 def schedule(function: Any, target: GpuTarget, style: str) -> Any:
-    """The kernel with threads in all of its nests; ``plain`` has a kernel for each stage."""
-    return schedule_nests(_together(function, target) if style == "fast" else function, target)
+    """The kernel with threads in all of its nests; styles as of ``gensyn_tvm.schedules.driver``."""
+    return schedule_nests(function if style == "plain" else _together(function, target, rows=style == "fast"), target)
 
 
-def _together(function: Any, target: GpuTarget) -> Any:
-    """The kernel with its products in tiles and stages of the same rows together; other nests are as they were."""
+def _together(function: Any, target: GpuTarget, *, rows: bool) -> Any:
+    """The kernel with its products in tiles, ``rows`` of several stages together, and its other nests as they were."""
     stages = stages_of(function)
     if not stages:
         return function
@@ -33,7 +33,7 @@ def _together(function: Any, target: GpuTarget) -> Any:
     while n < len(stages):
         product = product_at(stages, n)
         if product is None:
-            group = rows_at(stages, n, parameters, target)
+            group = rows_at(stages, n, parameters, target) if rows else []
             if group:
                 rebuilt[n], own, gone = schedule_group(group, stages, parameters, target)
                 for stage in group[1:]:

@@ -26,6 +26,9 @@ _ROLES = frozenset({"map", "move", "pack", "lanes", "rest", "tree", "fold"})
 _WARP = 32
 #: Rows of a block, and the fewest rows with which warps keep a GPU busy; with fewer, threads of several blocks share a row.
 _ROWS, _FEWEST = (8, 4, 2, 1), 64
+#: Terms or elements of a row from which on a warp goes through it for too long, unless there are so many rows that all of them
+#: together keep the memory of a large GPU busy.
+_LONG, _BUSY = 2048, 2048
 #: Results of a stage in a row up to which a thread does all of the row, in registers.
 _NARROW = 16
 #: Stages that are looked at beyond the last that fits.
@@ -43,7 +46,9 @@ def rows_at(stages: Sequence[Stage], begin: int, parameters: Sequence[Any], targ
         if _goes_across(members, axes):
             break
         kept = _kept(members, stages, parameters)
-        if math.prod(a.extent for a in axes) >= _FEWEST and _layout(members, axes, kept, target):
+        rows = math.prod(a.extent for a in axes)
+        enough = _BUSY if max(_steps(n, s, axes) for n, s in enumerate(members)) >= _LONG else _FEWEST
+        if rows >= enough and _layout(members, axes, kept, target):
             best = members
     reduces = [s for s in best if len(s.variables) > s.spatial]
     return best if len(best) > 1 and reduces else []
@@ -101,6 +106,11 @@ def _own(n: int, stage: Stage, axes: Sequence[Axis]) -> int:
     """How many results of a stage belong to a row."""
     common = {axis.variables[n] for axis in axes}
     return math.prod(e for k, e in enumerate(stage.extents[: stage.spatial]) if k not in common)
+
+
+def _steps(n: int, stage: Stage, axes: Sequence[Axis]) -> int:
+    """How many terms, or elements where nothing is added up, of a stage belong to a row."""
+    return _own(n, stage, axes) * math.prod(stage.extents[stage.spatial :])
 
 
 def _layout(members: Sequence[Stage], axes: Sequence[Axis], kept: Sequence[Stage], target: GpuTarget) -> _Layout | None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import gensyn_tvm
 from gensyn_tvm import interpreter
 from gensyn_tvm.canonical.graph import GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.evidence.samples import sample
+from gensyn_tvm.passes import pipeline
 from gensyn_tvm.passes.device import device_program
 from gensyn_tvm.runtime.opencl import OpenClExecutable
-from gensyn_tvm.schedules.gpu import tiles
+from gensyn_tvm.schedules.gpu import rows, tiles
 from gensyn_tvm.targets.gpu import OPENCL
 
 from ..operators.case import Case, array
@@ -93,6 +100,43 @@ def test_rows() -> None:
     for definitions in ((), DESCENDING):
         found = OpenClExecutable(graph, program, definitions).run(given)
         assert_all_same([o.name for o in graph.outputs], found, expected)
+
+
+def test_few_long_rows_are_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = GraphBuilder("normalised")
+    x = b.add_input("x", "input", TensorType((65, 4100), "float32"))
+    centred = b.emit("sub", x, b.emit("sum", x, axes=(1,), keepdims=True))
+    b.add_output("y", b.emit("sum", b.emit("mul", centred, centred), axes=(1,), keepdims=True))
+    graph = b.finish()
+    given = {"x": array(graph.inputs[0].type, np.random.default_rng(0), special=False)}
+    expected = interpreter.run(graph, given)
+    threads = []
+    for longest in (rows._LONG, 2**30):
+        monkeypatch.setattr(rows, "_LONG", longest)
+        program = device_program(graph, OPENCL)
+        assert_all_same(["y"], OpenClExecutable(graph, program).run(given), expected)
+        threads.append(sum(math.prod((*launch.grid, *launch.block)) for launch in program.launches.values()))
+    assert threads[0] > 2 * threads[1]
+
+
+def test_kernels_that_are_not_followed_keep_what_is_inlined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a normalisation whose values leave the kernel and are read in it.
+
+    In the loss, threads beyond the last pixel have no sum to take the logarithm of: where they read their register all the
+    same, a compiler took that for impossible and dropped the condition of the stores that follow.
+    """
+    network = nn.Sequential(nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 4, 1)).train()
+    program = gensyn_tvm.from_torch(network, (torch.ones(8, 3, 14, 14),))
+    graph = gensyn_tvm.training_step(program, loss="cross_entropy", optimizer=gensyn_tvm.SGD(lr=0.1)).graph
+    given = {i.name: sample(i.type, 0, k) for k, i in enumerate(graph.inputs)}
+    fast = device_program(graph, OPENCL)
+    (name,) = {w.split("'")[1] for w in fast.plan.warnings}
+    monkeypatch.setattr(pipeline, "APART", "plain")
+    plain = device_program(graph, OPENCL)
+    pieces = [sum(n.startswith(f"{name}__") for n in p.launches) for p in (fast, plain)]
+    assert pieces[0] < 3 / 4 * pieces[1]
+    found = OpenClExecutable(graph, fast).run(given)
+    assert_all_same([o.name for o in graph.outputs], found, interpreter.run(graph, given))
 
 
 def test_transposed_operands_are_read_where_they_are() -> None:
