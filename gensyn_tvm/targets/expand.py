@@ -18,7 +18,7 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.elementary import BINARY_BODIES
 from gensyn_tvm.targets.body import Body
-from gensyn_tvm.targets.host import on_the_cpu
+from gensyn_tvm.targets.host import on_the_cpu, returning
 from gensyn_tvm.targets.indices import before_flattening
 from gensyn_tvm.targets.lowering import has_fma
 
@@ -146,7 +146,7 @@ def _pipeline() -> tuple[Any, Any, Any]:
     passes, host, device = get_tir_pipeline("default")
     return (
         tvm.transform.Sequential([before_flattening(), passes]),
-        lambda: tvm.transform.Sequential([_expand_all, on_the_cpu(), host()]),
+        lambda: tvm.transform.Sequential([_expand_all, on_the_cpu(), host(), returning()]),
         lambda: tvm.transform.Sequential([_expand_all, device()]),
     )
 

@@ -85,7 +85,7 @@ def _in_place_name(step: Step, over: Mapping[int, int]) -> str:
 
 
 def _on_addresses(function: Any, over: Mapping[int, int] | None = None) -> Any:
-    """A kernel whose parameters are addresses, and which returns 0 if all went well.
+    """A kernel whose parameters are addresses; ``returning`` lets it return 0 if all went well.
 
     A parameter in ``over`` has the address of another one, none of its own: LLVM believes that two addresses do not overlap.
     """
@@ -93,7 +93,7 @@ def _on_addresses(function: Any, over: Mapping[int, int] | None = None) -> Any:
     addresses = [tirx.Var(f"{p.name}_address", tirx.buffer.buffer_data_pointer_type(p)) for p in function.params]
     addresses = [addresses[over.get(k, k)] for k in range(len(addresses))]
     arrays = [tirx.DeclBuffer(p, data=a) for p, a in zip(function.params, addresses, strict=True)]
-    body: Stmt = tirx.SeqStmt([*arrays, function.body, _return(_int(0))])
+    body: Stmt = tirx.SeqStmt([*arrays, function.body])
     for p in function.params:
         body = tirx.AttrStmt(p, "storage_alignment", _int(ACCEPTED), body)
     attrs = {k: v for k, v in dict(function.attrs).items() if k != "global_symbol"}
@@ -110,7 +110,7 @@ def _steps(plan: Plan, kernels: dict[str, Any]) -> Any:
     for k, step in enumerate(plan.steps):
         wanted = tirx.And(first <= _int(k, "int64"), _int(k, "int64") < last)
         body.append(tirx.IfThenElse(wanted, _step(table, kernels, plan, step), None))
-    function = tirx.PrimFunc([address, first, last], tirx.SeqStmt([*body, _return(_int(0))]), PrimType("int32"))
+    function = tirx.PrimFunc([address, first, last], tirx.SeqStmt(body), PrimType("int32"))
     return function.with_attrs({"tirx.noalias": True, _PRIVATE: True})
 
 
@@ -197,6 +197,23 @@ def _on_the_cpu(module: Any) -> Any:
             function = function.with_body(body)
         result[gv] = function
     return result
+
+
+def returning() -> Any:
+    """A pass for after TVM's: private functions return 0 at their very end.
+
+    TVM gives the memory of a function's arrays back behind its last statement, and behind a return nothing runs.
+    """
+
+    def pass_function(module: Any, _context: Any) -> Any:
+        result = tvm.IRModule({}, attrs=module.attrs)
+        for gv, function in module.functions_items():
+            if isinstance(function, tirx.PrimFunc) and _PRIVATE in dict(function.attrs):
+                function = function.with_body(tirx.SeqStmt([function.body, _return(_int(0))]))
+            result[gv] = function
+        return result
+
+    return tvm.transform.module_pass(pass_function, opt_level=0, name="Returning")
 
 
 def _on_the_stack(stmt: Any, _mutator: Any) -> Any:

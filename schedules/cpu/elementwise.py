@@ -9,6 +9,9 @@ from gensyn_tvm.schedules.blocks import calls_in, extents, has_guards, spatial_a
 from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
 from gensyn_tvm.targets.cpu import CpuTarget
 
+#: Vectors from which a line of a size that no vector divides is left to LLVM, rather than divide every index of a gather.
+_LONG_LINE = 4
+
 
 def work_of(sch: Any, block: Any, elements: int) -> int:
     """Rough cost of a block."""
@@ -30,6 +33,13 @@ def element_bits(sch: Any, block: Any) -> int:
     return max(32, int(digits or 32))
 
 
+def _is_flat(sch: Any, block: Any) -> bool:
+    """Whether what a block reads has the shape of what it writes, so that all may be one line."""
+    regions = [*sch.get(block).writes, *sch.get(block).reads]
+    shapes = {tuple(int(e) for e in r.source.shape) for r in regions if hasattr(r, "source")}
+    return len(shapes) == 1
+
+
 def elementwise(sch: Any, block: Any, target: CpuTarget) -> Any:
     """Parallel outer loops, vectorised innermost loop."""
     loops, _ = spatial_and_reduction(sch, block)
@@ -40,7 +50,8 @@ def elementwise(sch: Any, block: Any, target: CpuTarget) -> Any:
     parallel = work_of(sch, block, total) >= PARALLEL_WORK
     lanes = 1 if has_guards(sch, block) else target.lanes(element_bits(sch, block))
     inner = loops[-1]
-    if vector_length(sizes[-1], lanes) < min(lanes, 4) <= vector_length(total, lanes):
+    flat = sizes[-1] < _LONG_LINE * lanes or _is_flat(sch, block)
+    if flat and vector_length(sizes[-1], lanes) < min(lanes, 4) <= vector_length(total, lanes):
         inner, loops, sizes = sch.fuse(*loops), [], [total]
     length = vector_length(sizes[-1], lanes)
     outer = loops[:-1]

@@ -92,7 +92,7 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
         return _chunks_outermost(sch, group, lanes, tile_rows, width, last, parallel)
     stages = [s for part in group.parts for s in part if s is not None]
     driver = group.result
-    if last is None and len(stages) == 1:
+    if last is None and group.join is None and len(stages) == 1:
         driver = sch.cache_write(block, 0, "local")
     for stage in stages:
         if last is not None or stage is not driver:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from gensyn_tvm.runtime.plan import ALIGNMENT, Argument, Plan
 from gensyn_tvm.targets.cpu import TARGETS
 
 from ..fuzz import generate
+from ..operators.support import NATIVE
 
 
 def drawn_intervals(seed: int, count: int = 120) -> list[Interval]:
@@ -165,3 +168,25 @@ def test_the_replay_finds_arrays_on_top_of_each_other(monkeypatch: pytest.Monkey
     monkeypatch.setattr("gensyn_tvm.passes.memory.place", lambda intervals: [0] * len(intervals))
     with pytest.raises(AssertionError, match=r"writes over|wrote over|reads what"):
         replay(lowered(step.graph, fused=True))
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(NATIVE == "c", reason="no panels, whose added columns need memory of the kernel's own")
+def test_memory_of_a_kernels_own_is_given_back() -> None:
+    """1001 columns are no whole panels: the product lies in an array of 2 MB first, which each call takes and gives back."""
+    b = GraphBuilder("product")
+    x, w = (b.add_input(n, "input", TensorType(s, "float32")) for n, s in (("x", (512, 64)), ("w", (64, 1001))))
+    b.add_output("y", b.emit("matmul", x, w))
+    call = gensyn_tvm.compile(b.finish()).bind()
+    arrays = np.ones((512, 64), np.float32), np.ones((64, 1001), np.float32)
+    out = np.empty((512, 1001), np.float32)
+    for _ in range(3):
+        call(*arrays, out=out)
+    before = resident()
+    for _ in range(100):
+        call(*arrays, out=out)
+    assert resident() - before < 32 * 2**20
