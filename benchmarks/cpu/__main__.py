@@ -1,4 +1,4 @@
-"""Measure the compiler's code beside PyTorch, ONNX Runtime and NumPy.
+"""Measure the compiler's code beside PyTorch, ONNX Runtime, NumPy and stock TVM.
 
     python -m benchmarks.cpu [--quick] [--only GROUP] [--compiled] [--check-digests]
     python -m benchmarks.cpu --only models --model bert --mode infer --batch 1 --threads 2
@@ -69,7 +69,7 @@ def main() -> None:
     )
     settings: dict[str, Any] = {"quick": options.quick, "compiled": options.compiled, "threads": threads}
     print(json.dumps(machine()), flush=True)
-    for row in run_jobs(todo, settings, together=2 if options.quick else 1):
+    for row in run_jobs(todo, settings, together=2):
         print(line(row), flush=True)
         results.add(row)
     rows = [r for r in results.rows() if r["group"] in groups]

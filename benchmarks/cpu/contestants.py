@@ -20,6 +20,7 @@ import torch
 
 import gensyn_tvm
 from benchmarks.cpu.cases import Workload
+from benchmarks.cpu.stock_tvm import StockTvm
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.runtime.executable import Executable
 
@@ -216,6 +217,7 @@ def peers_of(workload: Workload, *, compiled: bool) -> dict[str, Callable[[], Co
         makers["torch.compile"] = lambda: Torch(workload, compiled=True)
     if workload.target is None and workload.graph is None:
         makers["onnxruntime"] = lambda: OnnxRuntime(workload)
+        makers[StockTvm.name] = lambda: StockTvm(workload)
     if workload.numpy is not None:
         makers["numpy"] = lambda: NumPy(workload)
     return makers

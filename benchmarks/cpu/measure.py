@@ -33,7 +33,7 @@ class Effort:
 
 
 QUICK = Effort(2, 0.05, 2)
-FULL = Effort(5, 0.15, 3)
+FULL = Effort(3, 0.1, 3)
 
 
 def block(run: Callable[[], object], effort: Effort) -> list[float]:
