@@ -22,6 +22,16 @@ from benchmarks.cpu.report import milliseconds, summary  # noqa: E402
 from benchmarks.cpu.roofline import Roof, bound  # noqa: E402
 
 OURS = "gensyn_tvm"
+LIMITS = """\
+## What is slower, and what is known of why
+
+* Elementary functions and what consists of them (softmax, GELU, SiLU, attention over short sequences): ours are correctly
+  rounded for all inputs, in binary64 with half as many lanes; the peers' are approximations in binary32.
+* Products: from 1024 cubed on, a fifth of the roof is lost where 256 and 512 cubed lose a tenth or less. A product of one row
+  with a transposed matrix transposes that first.
+* Not explained yet: pooling, sums along lines, inference of MobileNetV2, and decoding at batch 16. Some networks' times with two
+  threads were measured while other work ran on the machine.
+"""
 
 
 def _fraction(row: dict[str, Any], time: dict[str, Any], roofs: dict[int, Roof]) -> str:
@@ -69,6 +79,8 @@ def page(data: dict[str, Any]) -> str:
         *(f"| {name} | {value:.2f} |" for name, value in summary(rows).items()),
         "",
         "![Ratios of all cases](benchmarks.svg)",
+        "",
+        *LIMITS.splitlines(),
     ]
     for group in dict.fromkeys(r["group"] for r in rows):
         lines += ["", f"## {group}", "", *_table(group, [r for r in rows if r["group"] == group], roofs)]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
     [
         "make_operators_doc.py",
         "make_results_table.py",
+        "make_benchmarks_page.py",
         "make_constants_doc.py",
         "make_elementary_doc.py",
         "make_float64_doc.py",
