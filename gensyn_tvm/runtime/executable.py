@@ -50,10 +50,6 @@ class State(Mapping[str, Any]):
         # A copy either way, so that writing into it changes neither this state nor the model that it came from.
         return value.copy() if isinstance(value, np.ndarray) else value.numpy()
 
-    def borrowed(self, name: str) -> np.ndarray:
-        """An array that the caller does not write to: no copy."""
-        return as_array(self.arrays[name])
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
 
@@ -67,6 +63,10 @@ class State(Mapping[str, Any]):
     def digest(self) -> str:
         """SHA-256 (hex) over names, dtypes, shapes and bits of all arrays."""
         return state_digest(self.numpy())
+
+
+#: What an executable has for a state after it handed its own to a training run.
+RELEASED = State({})
 
 
 @dataclass
@@ -143,26 +143,39 @@ class Executable:
         """The state before the first step, with the arrays of ``self.state``.
 
         Raises:
-            InputError: the seed is no integer of 64 bits.
+            InputError: the seed is no integer of 64 bits, or the state was released.
         """
         if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
             raise InputError(f"seed={seed!r}; expected a 64-bit integer")
+        if self.state is RELEASED:
+            raise InputError(
+                "start(release=True) handed the state to a training run: take run.state, or load the program again"
+            )
         return State(self.state.arrays, 0, int(seed))
 
-    def start(self, state: State | None = None) -> TrainingRun:
+    def start(self, state: State | None = None, *, release: bool = False) -> TrainingRun:
         """A training run that owns a copy of the state and updates it in place: less memory, the same bits.
 
         Args:
             state: where it starts; ``init()`` by default.
+            release: forget ``self.state`` as the run takes it over, so that it is in memory once rather than twice. Arrays
+                that somebody else holds stay as they are. Afterwards ``init()`` is refused, and ``save`` needs a state.
 
         Raises:
-            InputError: it is no training step, or the state does not fit.
+            InputError: it is no training step, the state does not fit, or it was released before.
         """
         from gensyn_tvm.runtime.training_run import TrainingRun
 
         if not self.is_training_step:
             raise InputError("only a training step can be started: this program updates nothing")
-        return TrainingRun(self, self.init() if state is None else state)
+        state = self.init() if state is None else state
+        self.check_state(state)
+        # Only the new dictionary and what others hold keep the arrays alive: the run empties it one by one.
+        arrays, step, seed = dict(state.arrays), state.step, state.seed
+        del state
+        if release:
+            self.state = RELEASED
+        return TrainingRun(self, arrays, step, seed)
 
     def check_state(self, state: State) -> None:
         """Raise InputError for a state whose arrays are not those of the program, all named."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gensyn_tvm.errors import InputError, InvalidFileError, TargetError, describe
 from gensyn_tvm.runtime.cpu import cpu_features, required_features
-from gensyn_tvm.runtime.executable import Executable, State
+from gensyn_tvm.runtime.executable import RELEASED, Executable, State
 from gensyn_tvm.runtime.file import Contents, Library, read_gtvm, write_gtvm
 from gensyn_tvm.targets.cpu import LEVELS
 from gensyn_tvm.targets.gpu.target import CUDA
@@ -36,7 +36,7 @@ def save_executables(path: Path, executables: Sequence[Executable], state: State
     """Write one program with the libraries of all ``executables``; ``state`` or else the first one's arrays are stored.
 
     Raises:
-        InputError: the executables are not of one program, or two have the same target.
+        InputError: the executables are not of one program, or two have the same target; there is no state.
         OSError: the file cannot be written; what was at ``path`` stays.
     """
     first = executables[0]
@@ -48,6 +48,8 @@ def save_executables(path: Path, executables: Sequence[Executable], state: State
             raise InputError(f"two executables for target {exe.target!r}")
         libraries[exe.target] = Library(exe.target, exe.library, _features(exe.target), {"schedule": exe.schedule})
     stored = first.state if state is None else state
+    if stored is RELEASED:
+        raise InputError("the executable's state was handed to a training run: give save(…, state=run.state)")
     write_gtvm(path, first.graph, stored.numpy(), libraries, _extra(first.learning_rate, stored))
 
 

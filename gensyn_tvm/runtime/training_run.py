@@ -25,17 +25,19 @@ class TrainingRun:
         seed: seed of every random operator.
     """
 
-    def __init__(self, exe: Executable, state: State) -> None:
+    def __init__(self, exe: Executable, arrays: dict[str, Any], step: int, seed: int) -> None:
+        """``arrays``: a checked state's; each is taken out as soon as it is copied and need not be kept until the end."""
+        from gensyn_tvm.runtime.executable import as_array
+
         graph, plan = exe.graph, exe._machine.plan
-        self._exe, self.steps, self.seed = exe, state.step, state.seed
+        self._exe, self.steps, self.seed = exe, step, seed
         self._broken = False
-        exe.check_state(state)
         self._own: dict[int, np.ndarray] = {}
         self._names: dict[int, str] = {}
         for slot, declared in enumerate(graph.inputs):
             if declared.role in STATE_ROLES:
                 self._own[slot] = aligned_array(plan.inputs[slot])
-                self._own[slot][...] = to_carrier(state.borrowed(declared.name))
+                self._own[slot][...] = to_carrier(as_array(arrays.pop(declared.name)))
                 self._names[slot] = declared.name
         slots = {i.name: k for k, i in enumerate(graph.inputs)}
         self._updates = {k: slots[o.name] for k, o in enumerate(graph.outputs) if o.updates}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,3 +108,34 @@ def test_a_step_that_fails_half_way_ends_the_run(exe: Executable, monkeypatch: p
 def test_only_training_steps_are_started() -> None:
     with pytest.raises(InputError, match="only a training step"):
         gensyn_tvm.compile(MODELS[1].load(8)).start()
+
+
+def test_a_released_state_is_freed_unless_somebody_holds_it(step: TrainingStep, tmp_path: Path) -> None:
+    exe, kept = gensyn_tvm.compile(step), gensyn_tvm.compile(step)
+    names = list(exe.state.arrays)
+    held = exe.state.arrays[names[0]]
+    before = held.tobytes()
+    others = [weakref.ref(exe.state.arrays[n]) for n in names[1:]]
+    run, plain = exe.start(release=True), kept.start()
+    assert [r() for r in others] == [None] * len(others)
+    for k in range(2):
+        assert bits(run(batch(exe, k))) == bits(plain(batch(exe, k)))
+    assert run.state.digest() == plain.state.digest()
+    assert held.tobytes() == before
+    kept.init()
+    with pytest.raises(InputError, match="release=True"):
+        exe.init()
+    with pytest.raises(InputError, match="release=True"):
+        exe.start()
+    with pytest.raises(InputError, match=r"state=run\.state"):
+        exe.save(tmp_path / "a.gtvm")
+    exe.save(tmp_path / "a.gtvm", state=run.state)
+    loaded = gensyn_tvm.load(tmp_path / "a.gtvm")
+    assert loaded.state.digest() == run.state.digest()
+
+
+def test_a_state_that_does_not_fit_releases_nothing(step: TrainingStep) -> None:
+    exe = gensyn_tvm.compile(step)
+    with pytest.raises(InputError, match="missing parameter"):
+        exe.start(State({}), release=True)
+    exe.init()
