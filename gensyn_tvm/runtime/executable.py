@@ -19,7 +19,8 @@ from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.cuda import CudaMachine
-from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, aligned_array
+from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, address_of, aligned_array
+from gensyn_tvm.runtime.plan import ALIGNMENT
 from gensyn_tvm.runtime.profile import Row, rows_of
 from gensyn_tvm.targets.gpu.target import CUDA
 
@@ -104,8 +105,11 @@ class Executable:
         schedule: str,
         threads: int | None = None,
         learning_rate: float | None = None,
+        owned: bool = False,
     ) -> Executable:
         """Load a library that the compiler built for ``graph``. A GPU is looked for at the first run only.
+
+        ``owned``: nobody else has the arrays of the state, so that they need not be copied.
 
         Raises:
             TargetError: the library cannot be loaded on this machine.
@@ -115,7 +119,7 @@ class Executable:
         if not isinstance(threads, int) or threads < 1:
             raise InputError(f"threads={threads!r}; expected at least 1")
         # Copies of our own, which nobody modifies: they need not be looked at again when the program runs.
-        own = State({n: _own(a) for n, a in state.arrays.items()}, state.step, state.seed)
+        own = State({n: _own(a, owned) for n, a in state.arrays.items()}, state.step, state.seed)
         machine = CudaMachine(library) if target == CUDA.name else Machine(library, target)
         return Executable(graph, own, target, schedule, threads, library, learning_rate, machine)
 
@@ -439,11 +443,13 @@ def scalar_of(value: np.ndarray) -> Any:
     return value[()] if value.shape == () else value
 
 
-def _own(value: Any) -> np.ndarray:
+def _own(value: Any, owned: bool) -> np.ndarray:
     array = as_array(value)
     t = TensorType(array.shape, str(array.dtype))
     if array.nbytes and not np.ascontiguousarray(array).reshape(-1).view(np.uint8).any():
         copy = np.zeros(array.shape, array.dtype)  # memory that nobody writes to: an optimizer's first state takes none
+    elif owned and address_of(array) % ALIGNMENT == 0 and array.flags.c_contiguous:
+        copy = array
     else:
         copy = aligned_array(TensorType(t.shape, t.carrier)).view(array.dtype)
         copy[...] = array

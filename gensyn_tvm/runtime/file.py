@@ -27,7 +27,7 @@ from gensyn_tvm.canonical import rules, serialise
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import ZIP_ERRORS, InputError, InvalidFileError, InvalidProgramError, UnsupportedOperatorError, describe
-from gensyn_tvm.runtime.arrays import StoredArraysError, pack_arrays, unpack_arrays
+from gensyn_tvm.runtime.arrays import HashingStream, StoredArraysError, pack_arrays, read_arrays
 
 FORMAT = "gensyn_tvm.gtvm"
 FORMAT_VERSION = 1
@@ -171,15 +171,12 @@ def _read(archive: zipfile.ZipFile, where: str) -> Contents:
     expected = {PROGRAM, PARAMS} | {entry["path"] for entry in manifest["libraries"]}
     if set(sizes) != expected:
         _refuse(where, f"members {sorted(sizes)}", f"members {sorted(expected)}")
-    data = {name: _read_member(archive, infos[name], sizes[name], where) for name in sorted(sizes)}
+    data = {name: _read_member(archive, infos[name], sizes[name], where) for name in sorted(sizes) if name != PARAMS}
     graph = serialise.loads(_decoded(data[PROGRAM], PROGRAM, where))
     found = serialise.digest(graph)
     if found != manifest["program_digest"]:
         _refuse(where, f"a program with digest {found}", f"digest {manifest['program_digest']}, as the manifest says")
-    try:
-        arrays = unpack_arrays(data[PARAMS], _state_types(graph))
-    except StoredArraysError as error:
-        _refuse(where, f"in {PARAMS}: {error.found}", error.expected, cause=error)
+    arrays = _read_params(archive, infos[PARAMS], sizes[PARAMS], graph, where)
     libraries = {
         entry["target"]: Library(entry["target"], data[entry["path"]], tuple(entry["features"]), entry["options"])
         for entry in manifest["libraries"]
@@ -212,24 +209,61 @@ def _safe_members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.Zip
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, entry: Mapping[str, Any], where: str) -> bytes:
-    name = info.orig_filename
-    if info.file_size != entry["size"]:
-        _refuse(where, f"member {name!r} of {info.file_size} bytes", f"{entry['size']} bytes, as the manifest says")
+    _check_size(info, entry, where)
     data = _bounded(archive, info, where)
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        _refuse(where, f"member {name!r} with another SHA-256", "the SHA-256 of the manifest")
+    _check_digest(info, hashlib.sha256(data).hexdigest(), entry, where)
     return data
+
+
+def _read_params(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, entry: Mapping[str, Any], graph: Graph, where: str
+) -> dict[str, np.ndarray]:
+    """The arrays, read where they stay; a member with another digest is refused as such, whatever is in it."""
+    _check_size(info, entry, where)
+    _check_ratio(info, where)
+    problem, arrays = None, {}
+    with archive.open(info) as member:
+        stream = HashingStream(member)
+        try:
+            arrays = read_arrays(stream, info.file_size, _state_types(graph))
+        except StoredArraysError as error:
+            problem = error
+        _check_length(info, stream.drain(info.file_size), where)
+    _check_digest(info, stream.hexdigest(), entry, where)
+    if problem is not None:
+        _refuse(where, f"in {PARAMS}: {problem.found}", problem.expected, cause=problem)
+    return arrays
+
+
+def _check_size(info: zipfile.ZipInfo, entry: Mapping[str, Any], where: str) -> None:
+    if info.file_size != entry["size"]:
+        _refuse(
+            where, f"member {info.orig_filename!r} of {info.file_size} bytes", f"{entry['size']} bytes, as the manifest says"
+        )
+
+
+def _check_digest(info: zipfile.ZipInfo, found: str, entry: Mapping[str, Any], where: str) -> None:
+    if found != entry["sha256"]:
+        _refuse(where, f"member {info.orig_filename!r} with another SHA-256", "the SHA-256 of the manifest")
+
+
+def _check_ratio(info: zipfile.ZipInfo, where: str) -> None:
+    # Deflate cannot expand more than 1032 times: a directory that claims more lies, and must not make us allocate.
+    if info.file_size > 1032 * info.compress_size + 64:
+        _refuse(where, f"member {info.orig_filename!r} claims {info.file_size} bytes in {info.compress_size}", "a true size")
+
+
+def _check_length(info: zipfile.ZipInfo, found: int, where: str) -> None:
+    if found != info.file_size:
+        _refuse(where, f"member {info.orig_filename!r} is shorter or longer than declared", f"{info.file_size} bytes")
 
 
 def _bounded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> bytes:
     """The member's bytes; never decompresses more than the size that the directory declares."""
-    # Deflate cannot expand more than 1032 times: a directory that claims more lies, and must not make us allocate.
-    if info.file_size > 1032 * info.compress_size + 64:
-        _refuse(where, f"member {info.orig_filename!r} claims {info.file_size} bytes in {info.compress_size}", "a true size")
+    _check_ratio(info, where)
     with archive.open(info) as stream:
         data = stream.read(info.file_size)
-        if len(data) != info.file_size or stream.read(1):
-            _refuse(where, f"member {info.orig_filename!r} is shorter or longer than declared", f"{info.file_size} bytes")
+        _check_length(info, len(data) + len(stream.read(1)), where)
     return data
 
 

@@ -122,6 +122,7 @@ def load(path: str | os.PathLike[str], *, target: str | None = None, threads: in
         schedule=str(library.options.get("schedule", "")),
         threads=threads,
         learning_rate=_learning_rate(contents.manifest),
+        owned=True,
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,8 +17,10 @@ from gensyn_tvm.canonical.types import DTYPES, NARROW, TensorType, from_carrier,
 from gensyn_tvm.compiler import Source
 from gensyn_tvm.runtime.arrays import StoredArraysError, pack_arrays, unpack_arrays
 from gensyn_tvm.runtime.executable import State
-from gensyn_tvm.runtime.file import read_gtvm
+from gensyn_tvm.runtime.file import read_gtvm, write_gtvm
+from gensyn_tvm.runtime.machine import address_of
 from gensyn_tvm.runtime.packaging import save_source
+from gensyn_tvm.runtime.plan import ALIGNMENT
 
 SHAPES = ((), (0, 3), (5,), (2, 3, 7))
 
@@ -66,3 +72,68 @@ def test_a_file_with_parameters_in_narrow_dtypes(tmp_path: Path) -> None:
     stored = read_gtvm(path).arrays
     for name, array in values.items():
         assert stored[name].dtype == array.dtype and stored[name].tobytes() == array.tobytes()
+
+
+def _file(header: object, data: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def _entry(first: Any, last: Any, shape: Any = (2,), dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [first, last]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x10\0\0",
+        struct.pack("<Q", 2**63),
+        _file(b"[" * 100_000, b""),
+        _file([], b""),
+        _file(b'{"v": {}, "v": {}}', b""),
+        _file(b"\xff", b""),
+        _file({"v": [], "w": []}, b""),
+        _file({"v": _entry(0, 8), "w": _entry(0, 8)}, bytes(8)),
+        _file({"v": _entry(0, 8), "w": _entry(12, 20)}, bytes(20)),
+        _file({"v": _entry(0, 8), "w": _entry(8, 16)}, bytes(15)),
+        _file({"v": _entry(0, 8), "w": _entry(8, 16)}, bytes(17)),
+        _file({"v": _entry(0, 8), "w": _entry(8, 12)}, bytes(12)),
+        _file({"v": _entry(0, 8), "w": _entry(8, 16.0)}, bytes(16)),
+        _file({"v": _entry(-8, 0), "w": _entry(0, 8)}, bytes(8)),
+        _file({"v": _entry(0, 8, [True, 2]), "w": _entry(8, 16)}, bytes(16)),
+        _file({"v": _entry(0, 8, dtype=["F32"]), "w": _entry(8, 16)}, bytes(16)),
+    ],
+)
+def test_what_is_no_safetensors_is_refused(data: bytes) -> None:
+    types = {n: TensorType((2,), "float32") for n in "vw"}
+    with pytest.raises(StoredArraysError, match="no safetensors"):
+        unpack_arrays(data, types)
+
+
+def test_arrays_stand_in_any_order_at_addresses_that_kernels_accept() -> None:
+    values = np.arange(5, dtype=np.float32)
+    data = _file({"__metadata__": {"a": "b"}, "v": _entry(12, 20), "w": _entry(0, 12, [3])}, values.tobytes())
+    found = unpack_arrays(data, {"v": TensorType((2,), "float32"), "w": TensorType((3,), "float32")})
+    assert list(found) == ["v", "w"]
+    assert found["v"].tobytes() == values[3:].tobytes() and found["w"].tobytes() == values[:3].tobytes()
+    assert all(address_of(a) % ALIGNMENT == 0 for a in found.values())
+
+
+def test_reading_a_file_takes_little_more_than_its_arrays(tmp_path: Path) -> None:
+    b = GraphBuilder("large")
+    size = 2**22
+    for name in "pq":
+        b.add_input(name, "parameter", TensorType((size,), "float32"))
+    b.add_output("y", b.emit("mul", 0, 1))
+    arrays = {n: np.full(size, 1.5, np.float32) for n in "pq"}
+    write_gtvm(tmp_path / "large.gtvm", b.finish(), arrays)
+    total = sum(a.nbytes for a in arrays.values())
+    tracemalloc.start()
+    try:
+        contents = read_gtvm(tmp_path / "large.gtvm")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert contents.arrays["q"].tobytes() == arrays["q"].tobytes()
+    assert total <= peak < total * 1.25
