@@ -166,7 +166,7 @@ def _carried(t: TensorType) -> TensorType:
 
 def _read(stream: Stream, t: TensorType) -> np.ndarray:
     array = aligned_array(_carried(t))
-    target = memoryview(array.reshape(-1).view(np.uint8))
+    target = array.reshape(-1).view(np.uint8).data
     while target:
         count = stream.readinto(target)
         if not count:
