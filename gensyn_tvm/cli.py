@@ -112,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--phase", help="IR after a phase of the compiler; an unknown name lists them")
     what.add_argument("--code", action="store_true", help="generated assembly, or C for target c, CUDA C++ for cuda")
     what.add_argument("--diff", nargs=2, metavar="PHASE", help="what changed between two phases, function by function")
+    what.add_argument("--memory", action="store_true", help="what it needs of memory, and the arrays alive where that is most")
     sub.add_argument("--kernel", metavar="NAME", help="with --diff: this function only")
     sub.add_argument("--target", default="native")
     _add_shapes(sub)

@@ -15,6 +15,7 @@ def inspect(options: argparse.Namespace) -> int:
     from gensyn_tvm import commands
     from gensyn_tvm.canonical import serialise
     from gensyn_tvm.canonical.normal import structure_digest
+    from gensyn_tvm.runtime.footprint import as_text
 
     with busy("reading", options):
         if options.diff:
@@ -22,6 +23,10 @@ def inspect(options: argparse.Namespace) -> int:
         if options.kernel:
             raise InputError("--kernel needs --diff")
         source = commands.load_source(options.model, shapes=dict(options.shape or ()), batch=options.batch)
+        if options.memory:
+            from gensyn_tvm.compiler import compile
+
+            found = compile(source, options.target).footprint()
         phase = "code" if options.code else options.phase
         if phase:
             from gensyn_tvm.compiler import phases
@@ -29,7 +34,9 @@ def inspect(options: argparse.Namespace) -> int:
             texts = phases(source.graph, options.target)
             if phase not in texts:
                 raise InputError(f"unknown phase {phase!r}; expected one of {', '.join(texts)}")
-    if phase:
+    if options.memory:
+        print(json.dumps(asdict(found)) if options.json else as_text(found))
+    elif phase:
         print(json.dumps({"phase": phase, "target": options.target, "text": texts[phase]}) if options.json else texts[phase])
     elif options.json:
         print(serialise.dumps(source.graph))

@@ -19,6 +19,7 @@ from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.cuda import CudaMachine
+from gensyn_tvm.runtime.footprint import Footprint, footprint_of
 from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, address_of, aligned_array
 from gensyn_tvm.runtime.plan import ALIGNMENT
 from gensyn_tvm.runtime.profile import Row, rows_of
@@ -377,6 +378,10 @@ class Executable:
             seconds = self._machine.timed(self.threads)
             self._machine.reset_places()
         return rows_of(self._machine, seconds)
+
+    def footprint(self) -> Footprint:
+        """What the program needs of memory, and which arrays are alive where it needs most; ``gensyn-tvm inspect --memory``."""
+        return footprint_of(self._machine.plan)
 
     def save(self, path: str | os.PathLike[str], *, state: State | None = None, others: Sequence[Executable] = ()) -> None:
         """Write a ``.gtvm`` file with the program and this library; completely or not at all.
