@@ -20,6 +20,7 @@ from gensyn_tvm.cli import main
 from gensyn_tvm.commands import listing, load_arrays
 from gensyn_tvm.errors import InputError
 from gensyn_tvm.runtime.file import read_gtvm
+from gensyn_tvm.runtime.plan import AREAS
 
 MODEL = """
 import torch
@@ -269,6 +270,8 @@ def test_inspect(folder: Path, compiled: Path, capsys: pytest.CaptureFixture[str
     assert "llvm" not in text
     told = call_json(capsys, "inspect", compiled, "--phase", "legalise")
     assert "exact_fma" in told["text"]
+    assert "of the workspace in use at call" in call(capsys, "inspect", compiled, "--memory", "--target", "x86-64")
+    assert set(call_json(capsys, "inspect", compiled, "--memory")["areas"]) == set(AREAS)
     assert "main" in call(capsys, "inspect", compiled, "--phase", "lift")
     assert ".text" in call(capsys, "inspect", compiled, "--code", "--target", "x86-64")
     assert "int32_t" in call(capsys, "inspect", compiled, "--code", "--target", "c")
