@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
         "make_elementary_doc.py",
         "make_float64_doc.py",
         "make_parity_doc.py",
+        "make_memory_page.py",
     ],
 )
 def test_generated_text_is_up_to_date(script: str) -> None:
