@@ -11,6 +11,7 @@ from typing import Any
 import tvm
 from tvm import s_tir, tirx
 
+from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.nest import i64, unravel
 from gensyn_tvm.schedules.cpu.stages import Access, Stage, element_bits, is_flat, uses
 from gensyn_tvm.targets.cpu import CpuTarget
@@ -22,6 +23,10 @@ Statement = Any
 _SHORT_REDUCTION = 64
 #: Loops of so few iterations around vectors are unrolled.
 _UNROLLED = 8
+#: Vectors that a stage with elementary functions calculates side by side. Each function is one long chain in which every
+#: step waits for the one before; the processor's queues hold little more than two chains of one vector.
+_ELEMENTARY_VECTORS = 2
+_ELEMENTARY = frozenset(exact.PREFIX + name for name in exact.ELEMENTARY)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,13 @@ def lanes_for(stage: Stage, variables: Sequence[int], target: CpuTarget) -> int:
         return 1
     if stage.role == "tree" and not all(steps_through(a, v) for a in stage.accesses() for v in moved[-1:]):
         return 1
-    return target.lanes(_width(stage, variables))
+    return _whole_lanes(stage, variables, target)
+
+
+def _whole_lanes(stage: Stage, variables: Sequence[int], target: CpuTarget) -> int:
+    """Elements in a vector along the variables if nothing forbids vectors; 1 for scalar targets."""
+    lanes = target.lanes(_width(stage, variables))
+    return lanes * _ELEMENTARY_VECTORS if lanes > 1 and not _ELEMENTARY.isdisjoint(stage.calls) else lanes
 
 
 def _width(stage: Stage, variables: Sequence[int]) -> int:
@@ -187,7 +198,7 @@ def _vectors(
     statements = []
     cuts = [] if inside else cuts_in(stage, span)
     for begin, end in pairwise([0, *cuts, span.length]):
-        lanes = target.lanes(_width(stage, span.variables)) if cuts else lanes_for(stage, span.variables, target)
+        lanes = _whole_lanes(stage, span.variables, target) if cuts else lanes_for(stage, span.variables, target)
         done = begin
         while done < end:
             count = (end - done) // lanes
