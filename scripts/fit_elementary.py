@@ -7,6 +7,7 @@ is judged by scripts/prove_elementary.py on every input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,11 @@ def interpolate(function: Function, low: Any, high: Any, degree: int) -> list[fl
             vandermonde[row, column] = node**column
     solution = mpmath.lu_solve(vandermonde, mpmath.matrix([function(node) for node in nodes]))
     return [float(c) for c in solution]
+
+
+def raised(coefficients: list[float]) -> list[float]:
+    """The coefficients with the first one last place larger."""
+    return [math.nextafter(coefficients[0], math.inf), *coefficients[1:]]
 
 
 def exp_tail(r: Any) -> Any:
@@ -155,7 +161,7 @@ def main() -> None:
         "TAN_COS_SERIES": interpolate(cos_pi_series, mpmath.mpf(0), mpmath.mpf("0.0627"), 6),
         "ASIN_SERIES": interpolate(asin_series, mpmath.mpf(0), mpmath.mpf("0.25"), 12),
         "ATANH_SERIES": interpolate(log_series, mpmath.mpf(0), mpmath.mpf("0.0403"), 7),
-        "ERF_RATIO": interpolate(erf_ratio, -mpmath.mpf(ERF_CENTRE), erf_end - ERF_CENTRE, 27),
+        "ERF_RATIO": raised(interpolate(erf_ratio, -mpmath.mpf(ERF_CENTRE), erf_end - ERF_CENTRE, 27)),
     }
     for name, coefficients in tables.items():
         print(f"{name} = (")

@@ -41,6 +41,17 @@ def polynomial(body: Body, x: Expr, coefficients: Sequence[float]) -> Expr:
     return result
 
 
+def polynomial_in_pairs(body: Body, x: Expr, square: Expr, coefficients: Sequence[float]) -> Expr:
+    """Horner's scheme in ``square``, the variable x^2, of pairs c + d x: half as many steps that wait for each other."""
+    pairs = [body.const(c, F64) for c in coefficients[::2]]
+    for k, coefficient in enumerate(coefficients[1::2]):
+        pairs[k] = multiply_add(body, body.const(coefficient, F64), x, pairs[k])
+    result = pairs[-1]
+    for pair in reversed(pairs[:-1]):
+        result = multiply_add(body, result, square, pair)
+    return result
+
+
 def clamp(body: Body, x: Expr, low: float, high: float) -> Expr:
     """``x`` (a variable) limited to [low, high]; NaN stays."""
     low_const, high_const = body.const(low), body.const(high)

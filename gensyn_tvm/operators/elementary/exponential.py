@@ -19,6 +19,7 @@ from gensyn_tvm.operators.elementary.basics import (
     finish,
     multiply_add,
     polynomial,
+    polynomial_in_pairs,
     widen,
     with_sign_of,
 )
@@ -48,18 +49,23 @@ def reduce_exponent(body: Body, d: Expr) -> tuple[Expr, Expr]:
     return r, body.reinterpret("int64", shifted)
 
 
+def _expm1_reduced(body: Body, r: Expr) -> Expr:
+    """e^r - 1 for a binary64 variable |r| <= log(2) / 2."""
+    square = body.let(exact.mul(r, r))
+    return multiply_add(body, square, polynomial_in_pairs(body, r, square, EXP_TAIL), r)
+
+
 def exp_wide(body: Body, d: Expr) -> Expr:
     """e^d for a binary64 variable d with |d| < 700, or NaN."""
     r, k = reduce_exponent(body, d)
-    power = polynomial(body, r, (1.0, 1.0, *EXP_TAIL))
+    power = exact.add(_expm1_reduced(body, r), body.const(1.0, F64))
     return body.reinterpret(F64, tirx.Add(body.reinterpret("int64", power), k))
 
 
 def expm1_wide(body: Body, d: Expr) -> Expr:
     """e^d - 1 with a small relative error for a binary64 variable d with |d| < 700, or NaN; -0 gives +0."""
     r, k = reduce_exponent(body, d)
-    square = exact.mul(r, r)
-    power = multiply_add(body, square, polynomial(body, r, EXP_TAIL), r)
+    power = _expm1_reduced(body, r)
     scale = body.let(body.reinterpret(F64, tirx.Add(k, body.int_const(ONE_BITS, "int64"))))
     return multiply_add(body, power, scale, exact.sub(scale, body.const(1.0, F64)))
 
@@ -132,7 +138,7 @@ def _erf_wide(body: Body, x: Expr) -> Expr:
     """x times a polynomial in x^2, for |x| <= 3.92."""
     d = widen(body, x)
     t = body.let(multiply_add(body, d, d, body.const(-ERF_CENTRE, F64)))
-    return exact.mul(d, polynomial(body, t, ERF_RATIO))
+    return exact.mul(d, polynomial_in_pairs(body, t, body.let(exact.mul(t, t)), ERF_RATIO))
 
 
 def erfc(body: Body, x: Expr) -> Expr:
