@@ -28,6 +28,7 @@ from scipy import special
 from tvm import te
 
 from gensyn_tvm.operators import exact
+from gensyn_tvm.schedules.cpu.nests import ELEMENTARY_VECTORS
 from gensyn_tvm.targets.cpu import resolve_target
 from gensyn_tvm.targets.lowering import lowering_for
 
@@ -57,7 +58,8 @@ def ours(name: str, values: np.ndarray) -> Run:
     x = te.placeholder((COUNT,), name="x")
     y = te.compute((COUNT,), lambda i: exact.call(name, "float32", x[i]), name="y")
     schedule = tvm.s_tir.Schedule(te.create_prim_func([x, y]))
-    schedule.vectorize(schedule.split(schedule.get_loops(schedule.get_sblock("y"))[0], [None, target.lanes()])[1])
+    lanes = target.lanes() * (ELEMENTARY_VECTORS if target.lanes() > 1 else 1)
+    schedule.vectorize(schedule.split(schedule.get_loops(schedule.get_sblock("y"))[0], [None, lanes])[1])
     with lowering_for(has_fma=target.has_fma):
         function = tvm.compile(schedule.mod, target.to_tvm())
     source, result = tvm.runtime.tensor(values), tvm.runtime.empty((COUNT,), "float32")

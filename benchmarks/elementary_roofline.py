@@ -67,7 +67,7 @@ def instruction_times(registers: str) -> dict[str, float]:
         lines = "".join(f'"{text.format(r=registers, h=_HALF[registers], k=k + 1)}\\n"' for k in range(_CHAINS))
         # Division takes longer for some operands: let them be ordinary numbers.
         start = f'static const double x = 1.5; __asm__ volatile("vbroadcastsd %0, %%{registers}0" :: "m"(x) : "xmm0");'
-        functions.append(f"void {kind}(long n) {{ {start} for (long i = 0; i < n; i++) __asm__ volatile({lines}); }}")
+        functions.append(f"void {kind}(long n) {{ {start} for (long i = 0; i < n; i++) __asm__ volatile({lines} :::); }}")
     with tempfile.TemporaryDirectory(prefix="gensyn-tvm-roof-") as folder:
         source, library = Path(folder) / "kinds.c", Path(folder) / "kinds.so"
         source.write_text("\n".join(functions), encoding="ascii")

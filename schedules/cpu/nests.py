@@ -25,7 +25,7 @@ _SHORT_REDUCTION = 64
 _UNROLLED = 8
 #: Vectors that a stage with elementary functions calculates side by side. Each function is one long chain in which every
 #: step waits for the one before; the processor's queues hold little more than two chains of one vector.
-_ELEMENTARY_VECTORS = 2
+ELEMENTARY_VECTORS = 2
 _ELEMENTARY = frozenset(exact.PREFIX + name for name in exact.ELEMENTARY)
 
 
@@ -71,7 +71,7 @@ def lanes_for(stage: Stage, variables: Sequence[int], target: CpuTarget) -> int:
 def _whole_lanes(stage: Stage, variables: Sequence[int], target: CpuTarget) -> int:
     """Elements in a vector along the variables if nothing forbids vectors; 1 for scalar targets."""
     lanes = target.lanes(_width(stage, variables))
-    return lanes * _ELEMENTARY_VECTORS if lanes > 1 and not _ELEMENTARY.isdisjoint(stage.calls) else lanes
+    return lanes * ELEMENTARY_VECTORS if lanes > 1 and not _ELEMENTARY.isdisjoint(stage.calls) else lanes
 
 
 def _width(stage: Stage, variables: Sequence[int]) -> int:
