@@ -1,6 +1,6 @@
 """How long correctly rounded functions take at least: instructions in our loops against what the processor's units can do.
 
-    python benchmarks/elementary_roofline.py [--seconds 0.5]
+    python -m benchmarks.elementary_roofline [--seconds 0.5]
 
 Measures on one thread how long a vector instruction of each kind takes when nothing waits (a small program in C), counts the
 kinds in the loop that the compiler generates for each function, and times that kernel, PyTorch and ONNX Runtime in turns;

@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "elementary.md"
 RESULT = ROOT / "benchmarks" / "results" / "elementary.json"
+ROOFLINE = ROOT / "benchmarks" / "results" / "elementary_roofline.json"
 PEERS = ("ours", "pytorch", "numpy", "glibc")
 
 HEAD = """# What correct rounding costs
@@ -21,6 +22,48 @@ do not. Nanoseconds an element, one thread, 16,384 elements in the cache, median
 
 """
 
+LIMITS = """
+## What correct rounding costs at least
+
+Nanoseconds an element on one thread (`python -m benchmarks.elementary_roofline`, the best of all runs in turns). *Bound* is the
+time of the busiest unit of the processor for the vector instructions in our loop, if none waited for another: multiply-adds
+and products, divisions, conversions, or all vector instructions together. *Reached* is the bound divided by our time.
+
+Some inputs of most functions have results within 2^-50 of the middle between two floats (`hard_cases` in `proofs/`), so the
+loops work in binary64: half the lanes of float32, and two conversions an element. *Bound / fastest peer* above 1 means that
+these instructions alone take longer than all that the peer does. The bound is that of these loops and not of every algorithm
+that rounds correctly: one with fewer instructions has a lower one. For softmax it is that of its exponentials alone. Where
+less than 1 is reached, instructions wait for results and for places in the processor's queues.
+
+"""
+
+
+def limits() -> str:
+    """The section about the bound, from its result file."""
+    data = json.loads(ROOFLINE.read_text(encoding="utf-8"))
+    lines = [
+        "| function | multiply, divide, convert, other an element | bound (unit) | ours | reached | PyTorch | ONNX Runtime "
+        "| bound / fastest peer |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        times, least = row["nanoseconds"], row["bound"]
+        kinds = row.get("instructions", {})
+        fastest = min(times["torch"], times["onnxruntime"])
+        cells = (
+            row["function"],
+            ", ".join(f"{kinds[k]:.2f}" for k in ("multiply", "divide", "convert", "other") if k in kinds),
+            f"{least:.2f} ({row['busiest']})",
+            f"{times['gensyn_tvm']:.2f}",
+            f"{least / times['gensyn_tvm']:.2f}",
+            f"{times['torch']:.2f}",
+            f"{times['onnxruntime']:.2f}",
+            f"{least / fastest:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    each = ", ".join(f"{kind} {t:.3f}" for kind, t in data["instruction_nanoseconds"].items())
+    return LIMITS + "\n".join(lines) + f"\n\nNanoseconds of an instruction on {data['machine']['level']}: {each}.\n"
+
 
 def page() -> str:
     """The page, from the committed result file."""
@@ -31,7 +74,10 @@ def page() -> str:
         lines.append(f"| {row['function']} | {' | '.join(times)} | {row.get('ratio', '')} |")
     machine = data["machine"]
     return (
-        HEAD + "\n".join(lines) + f"\n\nMeasured on {machine['level']}, PyTorch {machine['torch']}, {data['rounds']} rounds.\n"
+        HEAD
+        + "\n".join(lines)
+        + f"\n\nMeasured on {machine['level']}, PyTorch {machine['torch']}, {data['rounds']} rounds.\n"
+        + limits()
     )
 
 
