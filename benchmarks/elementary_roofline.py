@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def instruction_times(registers: str) -> dict[str, float]:
         return {kind: t / _ROUNDS / _CHAINS for kind, t in best(runs, 0.5).items()}
 
 
-def best(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+def best(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     """Nanoseconds of the fastest call of each, in turns."""
     found = dict.fromkeys(runs, float("inf"))
     for run in runs.values():
