@@ -110,6 +110,8 @@ def _steps(plan: Plan, kernels: dict[str, Any]) -> Any:
     for k, step in enumerate(plan.steps):
         wanted = tirx.And(first <= _int(k, "int64"), _int(k, "int64") < last)
         body.append(tirx.IfThenElse(wanted, _step(table, kernels, plan, step), None))
+    # A program without steps, all of whose outputs are inputs, has this statement only; a sequence needs two.
+    body.append(tirx.Evaluate(_int(0)))
     function = tirx.PrimFunc([address, first, last], tirx.SeqStmt(body), PrimType("int32"))
     return function.with_attrs({"tirx.noalias": True, _PRIVATE: True})
 

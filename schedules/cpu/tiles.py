@@ -131,4 +131,6 @@ def row_block(rows: int, tile: int, terms: int, chunk: int, itemsize: int) -> in
     count, most = math.ceil(rows / tile), max(1, memory // (tile * stored * itemsize))
     if count <= most:
         return 0
-    return math.ceil(count / math.ceil(count / most))
+    # Blocks without rows beyond the last, if not much smaller: nothing is computed in vain, and no store needs a guard.
+    whole = next((b for b in range(most, most // 2, -1) if count % b == 0), 0)
+    return whole or math.ceil(count / math.ceil(count / most))

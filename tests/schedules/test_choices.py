@@ -18,6 +18,7 @@ from gensyn_tvm.schedules.cpu import RULES
 from gensyn_tvm.schedules.cpu.elementwise import vector_length
 from gensyn_tvm.schedules.cpu.products import register_tile
 from gensyn_tvm.schedules.cpu.rows import ROW_ROLES
+from gensyn_tvm.schedules.cpu.tiles import row_block
 from gensyn_tvm.schedules.driver import schedule_kernel
 from gensyn_tvm.targets.cpu import LEVELS, TARGETS
 
@@ -58,6 +59,14 @@ def test_padded_columns(columns: int, expected: int) -> None:
 @pytest.mark.parametrize(("unit", "expected"), [(1, 512), (9, 64), (25, 16), (49, 8), (768, 1), (769, 1), (384, 2), (5000, 1)])
 def test_units_per_chunk(unit: int, expected: int) -> None:
     assert units_per_chunk(unit) == expected
+
+
+def test_blocks_of_rows_divide_the_rows_where_they_can() -> None:
+    assert (
+        row_block(1536, 8, 3152, 512, 4) == 32
+    )  # ViT-small's weight gradient at batch 16, which ragged blocks kept from compiling
+    assert row_block(8 * 191, 8, 3152, 512, 4) == 39  # a prime number of tiles
+    assert row_block(64, 8, 3152, 512, 4) == 0
 
 
 def test_every_role_has_a_rule() -> None:
