@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench schedules gpu gpu-compile gpu-compile-check gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing memory fuzz fuzz-onnx gradients frontends lint typecheck wheel prove clean training-parity
+.PHONY: demo test bench profiles schedules gpu gpu-compile gpu-compile-check gpu-rehearsal bench-demo onnx-conformance train-text light-models checkpointing memory fuzz fuzz-onnx gradients frontends lint typecheck wheel prove clean training-parity
 
 demo: $(STAMP)
 	"$(BIN)/python" -m gensyn_tvm.cli demo
@@ -22,6 +22,11 @@ test: $(STAMP)
 bench: $(STAMP)
 	"$(BIN)/python" -m benchmarks.cpu $(if $(QUICK),--quick,--compiled) $(BENCH)
 	$(if $(QUICK),,"$(BIN)/python" scripts/make_benchmarks_page.py)
+
+# The cases of cpu.json in which a peer is faster, kernel by kernel; writes benchmarks/results/cpu_profiles.json, docs/profiles.md.
+profiles: $(STAMP)
+	"$(BIN)/python" -W ignore -m benchmarks.cpu.profiles
+	"$(BIN)/python" scripts/make_profiles_page.py
 
 # Measures afresh, writes benchmarks/results/ and the tables of README.md; wants an idle machine.
 bench-demo: demo

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
         "make_float64_doc.py",
         "make_parity_doc.py",
         "make_memory_page.py",
+        "make_profiles_page.py",
     ],
 )
 def test_generated_text_is_up_to_date(script: str) -> None:

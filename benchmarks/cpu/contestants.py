@@ -71,11 +71,12 @@ class Ours:
     def ready(self, threads: int) -> Callable[[], Any]:
         """A call of the program; for training, each continues from the state of the one before."""
         if threads not in self.loaded:
-            exe = self._executable(threads)
+            exe = self.executable(threads)
             self.loaded[threads] = self._step(exe) if self.training else self._bound(exe)
         return self.loaded[threads]
 
-    def _executable(self, threads: int) -> Executable:
+    def executable(self, threads: int) -> Executable:
+        """The library, loaded for so many threads."""
         b = self.built
         if b.threads == threads:
             return b

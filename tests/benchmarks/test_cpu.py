@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from benchmarks.cpu import measure
 from benchmarks.cpu.__main__ import chosen_groups
 from benchmarks.cpu.contestants import OURS
+from benchmarks.cpu.kernel_work import bytes_of, operations
 from benchmarks.cpu.report import changed_digests, geometric_mean, line, summary
 from benchmarks.cpu.results import Results, machine
 from benchmarks.cpu.roofline import Roof, bound, vector_width
@@ -21,7 +23,9 @@ from benchmarks.cpu.suite import GROUPS, all_cases, jobs
 from benchmarks.cpu.work import bytes_moved, float_operations
 from gensyn_tvm.canonical.graph import GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
-from scripts import make_benchmarks_page
+from gensyn_tvm.passes.pipeline import kernels, run_phases
+from gensyn_tvm.targets.cpu import TARGETS
+from scripts import make_benchmarks_page, make_profiles_page
 
 
 class Counting:
@@ -143,3 +147,24 @@ def test_page_and_plot(tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
         make_benchmarks_page.plot(data, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_operations_of_a_kernel() -> None:
+    b = GraphBuilder("g")
+    x, w = (b.add_input(n, "input", TensorType(s, "float32")) for n, s in (("x", (5, 40)), ("w", (40, 16))))
+    b.add_output("y", b.emit("exp", b.emit("matmul", x, w)))
+    found: list[Any] = []
+    run_phases(b.finish(), TARGETS["x86-64"], "none", lambda phase, m: found.append(m) if phase == "legalise" else None)
+    counted = sum((operations(f) for _, f in kernels(found[0])), Counter[str]())
+    assert counted["fma"] == 5 * 40 * 16 and counted["exp"] == 5 * 16
+    assert bytes_of(("float32[5, 40]", "int8[3]", "float32[]")) == 807
+
+
+def test_page_of_profiles() -> None:
+    row = {**_row("gemm", "x", {"torch": 0.5}), "work": {"flops": 50.0, "bytes": 1.0}}
+    times = {"roofs": [{"threads": 1, "flops": 100.0, "bytes": 10.0}], "rows": [row]}
+    kernel = {"kernel": "fused_exp", "calls": 2, "seconds": 0.5, "bytes": 4, "work": {"fma": 5, "exp": 10}}
+    profile = {"threads": 1, "seconds": 1.0, "kernels": 3, "rows": [kernel]}
+    profiles = {"machine": machine(), "rows": [{"group": "gemm", "case": "x", "profiles": [profile]}]}
+    text = make_profiles_page.page(profiles, times, {"rows": [{"function": "exp", "bound": 2.5e7}]})
+    assert "| exp | 2 | 500 | 50% | 100 | 250 | 400 | 80% |" in text and "ours 1000 ms, torch 500 ms; at least 400 ms" in text
