@@ -7,6 +7,7 @@ call as text.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -113,7 +114,8 @@ def lift(graph: Graph) -> Any:
     """The Relax module of a graph: ``main`` takes the inputs in order and returns a tuple of the outputs in order, and after
     them the extents of outputs that have some, in order.
 
-    Every float output passes through ``canonical_nan``, so no NaN payload leaves the program.
+    Every float output passes through ``canonical_nan``, so no NaN payload leaves the program; right behind its value, so that
+    the two can become one kernel whatever reads other results of that kernel later.
     """
     builder = relax.BlockBuilder()
     params = [relax.Var(f"p{k}", relax_type(i.type)) for k, i in enumerate(graph.inputs)]
@@ -121,20 +123,33 @@ def lift(graph: Graph) -> Any:
         with builder.dataflow():
             types = graph.value_types()
             values: list[Any] = list(params)
-            for node in graph.nodes:
-                if not node.types[0].size:
-                    values.append(builder.emit(_nothing(node)))
-                elif _is_data(node):
-                    values.append(relax.const(to_carrier(constant_array(node.attrs)), node.types[0].carrier))
-                else:
-                    signature = Signature(tuple(types[i] for i in node.inputs), node.types[0])
-                    args = [values[i] for i in node.inputs]
-                    values.append(builder.emit(_call(node.op, args, dict(node.attrs), signature, node.source)))
-            results = [_result(builder, values[o.value], types[o.value]) for o in graph.outputs]
-            results += [values[v] for o in graph.outputs for _, v in o.extents]
-            result = builder.emit_output(relax.Tuple(results))
+            results: dict[int, Any] = {}
+            shown = _outputs_of_values(graph)
+            for number in range(len(types)):
+                if number >= len(params):
+                    values.append(_value(builder, graph.nodes[number - len(params)], values, types))
+                results |= {k: _result(builder, values[number], types[number]) for k in shown.get(number, ())}
+            extents = [values[v] for o in graph.outputs for _, v in o.extents]
+            result = builder.emit_output(relax.Tuple([*(results[k] for k in range(len(graph.outputs))), *extents]))
         builder.emit_func_output(result)
     return builder.get()
+
+
+def _outputs_of_values(graph: Graph) -> dict[int, list[int]]:
+    """The outputs that show each value."""
+    shown: dict[int, list[int]] = {}
+    for k, o in enumerate(graph.outputs):
+        shown.setdefault(o.value, []).append(k)
+    return shown
+
+
+def _value(builder: Any, node: Node, values: Sequence[Any], types: Sequence[TensorType]) -> Any:
+    if not node.types[0].size:
+        return builder.emit(_nothing(node))
+    if _is_data(node):
+        return relax.const(to_carrier(constant_array(node.attrs)), node.types[0].carrier)
+    signature = Signature(tuple(types[i] for i in node.inputs), node.types[0])
+    return builder.emit(_call(node.op, [values[i] for i in node.inputs], dict(node.attrs), signature, node.source))
 
 
 def _result(builder: Any, value: Any, t: TensorType) -> Any:
