@@ -1,8 +1,8 @@
 """Everything that a GPU is asked, compiled and packed where there is no GPU: ``python -m benchmarks.gpu_pack``.
 
 Operator families with every kind of special value, five models (inference, and 100 steps of training), the elementary
-functions, and programs to be timed, each with the digest that the CPU has. The pack runs by itself: ``scripts/gpu_check.py``
-is in it, and this package's Python files.
+functions, training steps of ResNet-50 and GPT-2, each with the digest that the CPU has, and operators to be timed. The pack
+runs by itself: ``scripts/gpu_check.py`` is in it, and this package's Python files.
 """
 
 from __future__ import annotations
@@ -11,24 +11,29 @@ import argparse
 import hashlib
 import io
 import json
+import math
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.cpu.work import float_operations
 from benchmarks.gpu_rehearsal import digest_of, model_case, on_cpu
-from gensyn_tvm import interpreter
+from gensyn_tvm import SGD, AdamW, from_torch, interpreter, training_step
 from gensyn_tvm.canonical import serialise
-from gensyn_tvm.canonical.graph import Graph, GraphBuilder
+from gensyn_tvm.canonical.graph import Graph, GraphBuilder, Input
 from gensyn_tvm.canonical.types import TensorType, to_carrier
-from gensyn_tvm.compiler import build_cuda
+from gensyn_tvm.compiler import Source, build_cuda, source_of
+from gensyn_tvm.evidence.samples import Draw, sample
 from gensyn_tvm.operators.exact import ELEMENTARY
+from gensyn_tvm.runtime.executable import State
 from gensyn_tvm.targets.gpu import CUDA
+from scripts.gpu_peers import TRAINED, Trained
 from tests.operators.cases import FAMILIES, bundle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +51,7 @@ class Item:
     """A program of the pack.
 
     Attributes:
-        name, kind: ``bits``, ``elementary`` or ``time``.
+        name, kind: ``bits``, ``elementary``, ``time``, or ``training``: bits of a step, and its time.
         graph: the program.
         given: its inputs; others are drawn on the machine.
         more: what else ``gpu_check.py`` reads of it.
@@ -146,6 +151,30 @@ def memory_bound(name: str, shape: tuple[int, int], arrays: int) -> Item:
     return Item(f"{name} {shape[0]}x{shape[1]}", "time", b.finish(), {}, {"bytes": moved, "peer": name})
 
 
+def timed_training(name: str, chosen: Trained) -> Item:
+    """A training step of a network, to be compared and timed; its arrays are made where it runs."""
+    rate = 3e-4 if chosen.per_token else 0.1
+    optimizer = AdamW(lr=rate, weight_decay=0.01) if chosen.per_token else SGD(lr=rate, momentum=0.9, weight_decay=1e-4)
+    program = from_torch(chosen.make().train(), (chosen.example(),))
+    graph = source_of(training_step(program, loss="cross_entropy", optimizer=optimizer)).graph
+    del program
+    draws = {k: _draw(i, chosen.classes, rate) for k, i in enumerate(graph.inputs)}
+    given = {i.name: sample(i.type, 0, k, draws[k]) for k, i in enumerate(graph.inputs)}
+    digest = digest_of(graph, on_cpu(Source(graph, State({}), rate), given))
+    more = {"steps": 1, "digest": digest, "drawn": {str(k): asdict(d) for k, d in draws.items()}}
+    return Item(f"training step: {name}", "training", graph, {}, {**more, "flops": float_operations(graph), "peer": name})
+
+
+def _draw(i: Input, classes: int, rate: float) -> Draw:
+    """What an input begins with: weights of a size that suits their sums, normalisations that do nothing."""
+    if i.role in ("input", "target"):
+        return Draw(below=classes)
+    if i.role == "parameter" and len(i.type.shape) > 1:
+        return Draw(scale=2.0 ** -round(math.log2(math.prod(i.type.shape[1:])) / 2))
+    is_one = i.role != "optimizer" and i.name.endswith(("weight", "running_var"))
+    return Draw(scale=0.0, offset=rate if i.role == "learning_rate" else float(is_one))
+
+
 def items() -> Iterator[Callable[[], Item]]:
     """All programs of the pack."""
     yield from (lambda n=n: operators(n) for n in FAMILIES)
@@ -159,6 +188,7 @@ def items() -> Iterator[Callable[[], Item]]:
     yield lambda: memory_bound("sum", (8192, 4096), 1)
     yield lambda: memory_bound("tanh", (8192, 4096), 2)
     yield lambda: memory_bound("softmax", (8192, 4096), 2)
+    yield from (lambda n=n, t=t: timed_training(n, t) for n, t in TRAINED.items())
 
 
 def write_pack(path: Path, programs: Iterator[Callable[[], Item]], build: Build, *, quiet: bool = False) -> int:
@@ -179,7 +209,8 @@ def write_pack(path: Path, programs: Iterator[Callable[[], Item]], build: Build,
                 print(f"{item.name}: {len(library) / 1e6:.1f} MB, {time.perf_counter() - start:.0f} s", flush=True)
         digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
         archive.writestr("manifest.json", json.dumps({"digest": digest, "programs": entries}, indent=1))
-        archive.write(ROOT / "scripts" / "gpu_check.py", "gpu_check.py")
+        for script in ("gpu_check.py", "gpu_peers.py"):
+            archive.write(ROOT / "scripts" / script, script)
         for file in sorted((ROOT / "gensyn_tvm").rglob("*.py")):
             archive.write(file, file.relative_to(ROOT).as_posix())
     data = stream.getvalue()

@@ -5,7 +5,8 @@ Needs the pack, Python, NumPy with ml_dtypes, and NVIDIA's driver; PyTorch, wher
     unzip gpu-pack.zip -d gpu-pack && python gpu-pack/gpu_check.py
 
 Every operator family, model and training run must have the digest that the CPU has; the elementary functions that of their
-proof, over all float32 inputs. The results are written to benchmarks/gpu/<device>.json after each part.
+proof, over all float32 inputs. Training steps of ResNet-50 and GPT-2 make their weights here, from a seed. Times are medians by
+events, in turns with PyTorch's in float32 without TF32. Results go to benchmarks/gpu/<device>.json after each part.
 Exit status: 0 all bits are right, 1 some differ or could not be run, 2 this machine cannot run anything.
 """
 
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from gensyn_tvm.canonical.graph import Graph  # noqa: E402
 from gensyn_tvm.canonical.types import from_carrier, to_carrier  # noqa: E402
 from gensyn_tvm.errors import GensynError  # noqa: E402
 from gensyn_tvm.evidence.digests import state_digest  # noqa: E402
-from gensyn_tvm.evidence.samples import sample  # noqa: E402
+from gensyn_tvm.evidence.samples import Draw, sample  # noqa: E402
 from gensyn_tvm.runtime.cuda import CudaMachine  # noqa: E402
 from gensyn_tvm.runtime.cuda_driver import Context, Event  # noqa: E402
 
@@ -53,16 +55,19 @@ class Program:
         place = pack / "programs" / str(entry["number"])
         self.graph: Graph = serialise.loads(place.with_suffix(".json").read_text(encoding="ascii"))
         self.machine = CudaMachine(place.with_suffix(".cuda").read_bytes())
-        self.arrays = self._arrays(place.with_suffix(".npz"))
+        self.arrays = self._arrays(place.with_suffix(".npz"), entry.get("drawn", {}))
+        slots = {i.name: k for k, i in enumerate(self.graph.inputs)}
+        #: Outputs that are inputs of the next step, and which.
+        self.updates = [(k, slots[o.name]) for k, o in enumerate(self.graph.outputs) if o.updates]
 
-    def _arrays(self, path: Path) -> dict[str, np.ndarray]:
-        """Carriers of all inputs: those of the pack, others drawn."""
+    def _arrays(self, path: Path, drawn: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Carriers of all inputs: those of the pack, others drawn, some of them as the pack says."""
         given: dict[str, np.ndarray] = {}
         if path.exists():
             with np.load(path, allow_pickle=False) as stored:
                 given = {f"{k}": stored[f"{k}"] for k in range(len(self.graph.inputs)) if f"{k}" in stored.files}
-        drawn = ((k, i) for k, i in enumerate(self.graph.inputs) if f"{k}" not in given)
-        return {**given, **{f"{k}": np.asarray(to_carrier(sample(i.type, 0, k))) for k, i in drawn}}
+        others = [(k, i.type, drawn.get(f"{k}")) for k, i in enumerate(self.graph.inputs) if f"{k}" not in given]
+        return {**given, **{f"{k}": np.asarray(to_carrier(sample(t, 0, k, d and Draw(**d)))) for k, t, d in others}}
 
     def give(self, carriers: Mapping[int, np.ndarray]) -> None:
         """Send inputs to the device."""
@@ -94,10 +99,11 @@ class Program:
 
 def checked(pack: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Digest of a program's outputs, after as many steps as the entry says."""
-    program = Program(pack, entry)
+    return _compared(Program(pack, entry), entry)
+
+
+def _compared(program: Program, entry: Mapping[str, Any]) -> dict[str, Any]:
     carriers = program.given()
-    slots = {i.name: k for k, i in enumerate(program.graph.inputs)}
-    updates = [(k, slots[o.name]) for k, o in enumerate(program.graph.outputs) if o.updates]
     clock = next((k for k, i in enumerate(program.graph.inputs) if i.role == "step"), None)
     outputs: list[np.ndarray] = []
     for step in range(entry["steps"]):
@@ -105,7 +111,7 @@ def checked(pack: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
             carriers[clock] = np.asarray(np.int64(step))
         program.give(carriers)
         outputs = program.run()
-        carriers = {**carriers, **{slot: outputs[k] for k, slot in updates}}
+        carriers = {**carriers, **{slot: outputs[k] for k, slot in program.updates}}
     found = state_digest(program.named(outputs))
     return {"digest": found, "expected": entry["digest"], "equal": found == entry["digest"]}
 
@@ -129,60 +135,85 @@ def elementary(pack: Path, entry: Mapping[str, Any], count: int) -> dict[str, An
 
 
 def timed(context: Context, pack: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Median seconds of a run on arrays that are on the device, by events."""
+    """Median seconds of a run on arrays that are on the device, and of PyTorch where it is there."""
     program = Program(pack, entry)
     program.give(program.given())
     program.machine.prepare()
-    before, after = Event(context), Event(context)
-    seconds = []
-    for k in range(_WARM + _ROUNDS):
-        before.record()
+    return _beside(context, program, entry, program.machine.launch)
+
+
+def trained(context: Context, pack: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The digest of a training step, then the seconds of steps that go on from one another."""
+    program = Program(pack, entry)
+    row = _compared(program, entry)
+    updates = dict(program.updates)
+
+    def step() -> None:
         program.machine.launch()
-        after.record()
-        if k >= _WARM:
-            seconds.append(after.seconds_since(before))
-    median = statistics.median(seconds)
-    row = {"seconds": median, "best": min(seconds), "kernels": len(program.machine.plan.steps)}
+        program.machine.advance(updates)
+
+    program.give(program.given())
+    return {**row, **_beside(context, program, entry, step)}
+
+
+def _beside(context: Context, program: Program, entry: Mapping[str, Any], run: Callable[[], object]) -> dict[str, Any]:
+    """Seconds of ours and of PyTorch's, which take turns."""
+    theirs, problem = _peer(context, entry["peer"], [i.type.shape for i in program.graph.inputs])
+    runs: dict[str, Callable[[], object]] = {"": run, **({"torch_": theirs} if theirs else {})}
+    row: dict[str, Any] = {"kernels": len(program.machine.plan.steps)}
+    for name, seconds in alternating(context, runs).items():
+        row |= {f"{name}seconds": statistics.median(seconds), f"{name}best": min(seconds)}
     if entry.get("flops"):
-        row["tflops"] = entry["flops"] / median / 1e12
+        row["tflops"] = entry["flops"] / row["seconds"] / 1e12
     if entry.get("bytes"):
-        row["gbytes_per_second"] = entry["bytes"] / median / 1e9
-    peer = _peer(entry.get("peer"), [i.type.shape for i in program.graph.inputs])
-    return {**row, **({"torch_seconds": peer, "of_torch": peer / median} if peer else {})}
+        row["gbytes_per_second"] = entry["bytes"] / row["seconds"] / 1e9
+    if not theirs:
+        return {**row, "torch": problem}
+    return {**row, "of_torch": row["torch_seconds"] / row["seconds"]}
 
 
-#: What PyTorch computes, by name: functions of torch and the inputs.
-_PEERS: dict[str, Callable[..., Any]] = {
-    "matmul": lambda torch, x, y: torch.matmul(x, y),
-    "conv": lambda torch, x, w: torch.nn.functional.conv2d(x, w, padding=1),
-    "add": lambda torch, x, y: torch.add(x, y),
-    "sum": lambda torch, x: torch.sum(x, 1),
-    "tanh": lambda torch, x: torch.tanh(x),
-    "softmax": lambda torch, x: torch.softmax(x, 1),
-}
+def alternating(context: Context, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of each round of each, by events; they take turns, so that the device's clocks are the same for all."""
+    before, after = Event(context), Event(context)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for k in range(_WARM + _ROUNDS):
+        for name, run in runs.items():
+            context.synchronize()
+            before.record()
+            run()
+            after.record()
+            elapsed = after.seconds_since(before)
+            if k >= _WARM:
+                seconds[name].append(elapsed)
+    before.destroy()
+    after.destroy()
+    return seconds
 
 
-def _peer(name: str | None, shapes: Sequence[tuple[int, ...]]) -> float | None:
-    """Seconds of PyTorch in float32 without TF32, where it is installed with CUDA."""
+def torch_version() -> str | None:
+    """Of PyTorch, with that of CUDA; None if it is not installed."""
     try:
         import torch
     except ImportError:
         return None
-    if name is None or not torch.cuda.is_available():
-        return None
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
-    inputs = [torch.randn(shape, device="cuda") for shape in shapes]
-    seconds = []
-    for k in range(_WARM + _ROUNDS):
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        before.record()
-        _PEERS[name](torch, *inputs)
-        after.record()
-        after.synchronize()
-        if k >= _WARM:
-            seconds.append(before.elapsed_time(after) / 1e3)
-    return statistics.median(seconds)
+    return f"{torch.__version__}, CUDA {torch.version.cuda}"
+
+
+def _peer(context: Context, name: str, shapes: Sequence[Sequence[int]]) -> tuple[Callable[[], object] | None, str]:
+    """What PyTorch does, after a first run; or None, and why there is nothing to compare with."""
+    try:
+        import torch
+    except ImportError:
+        return None, "not installed; what to do: pip install torch"
+    if not torch.cuda.is_available():
+        return None, "PyTorch has no CUDA here; what to do: install the build for the CUDA of the driver (pytorch.org)"
+    try:
+        run = import_module("gpu_peers").peer(name, shapes, context.device.number)
+        run()
+        torch.cuda.synchronize()
+    except RuntimeError as error:  # of memory, too
+        return None, f"{error}; what to do: `nvidia-smi` shows who has the memory; both need room at a time"
+    return run, ""
 
 
 def copy_bandwidth(context: Context, size: int = _COPIED) -> float:
@@ -209,11 +240,21 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def attempted(part: Any, *arguments: Any) -> dict[str, Any]:
-    """A row of the results; an error of the device is one, too."""
+    """A row of the results; an error of the device or of PyTorch is one, too."""
     try:
         return dict(part(*arguments))
-    except (GensynError, MemoryError) as error:
+    except (GensynError, MemoryError, RuntimeError) as error:
         return {"error": str(error), "equal": False}
+
+
+def state_of(row: Mapping[str, Any]) -> str:
+    """What a row says, in a few words."""
+    if "error" in row:
+        return str(row["error"])
+    parts = [] if "equal" not in row else ["equal" if row["equal"] else "OTHER BITS"]
+    parts += [f"{row['seconds'] * 1e3:.3f} ms"] if "seconds" in row else []
+    parts += [f"{row['of_torch']:.2f} of PyTorch's speed"] if "of_torch" in row else []
+    return ", ".join(parts) or "not compared"
 
 
 def main() -> int:
@@ -239,7 +280,7 @@ def main() -> int:
     device = context.device
     path = options.output or Path("benchmarks/gpu") / f"{re.sub(r'[^a-z0-9]+', '-', device.name.lower()).strip('-')}.json"
     record: dict[str, Any] = {"device": {**vars(device), "driver": context.driver.version}, "pack": manifest["digest"]}
-    record |= {"copy_gbytes_per_second": copy_bandwidth(context) / 1e9, "programs": {}}
+    record |= {"torch": torch_version(), "copy_gbytes_per_second": copy_bandwidth(context) / 1e9, "programs": {}}
     wrong = []
     for entry in manifest["programs"]:
         name, kind = entry["name"], entry["kind"]
@@ -247,12 +288,11 @@ def main() -> int:
             continue
         start = time.perf_counter()
         parts = {"bits": (checked, options.pack, entry), "elementary": (elementary, options.pack, entry, options.elementary)}
-        row = attempted(*parts.get(kind, (timed, context, options.pack, entry)))
+        timing = (trained if kind == "training" else timed, context, options.pack, entry)
+        row = attempted(*parts.get(kind, timing))
         record["programs"][name] = row
         wrong += [name] if row.get("equal") is False else []
-        state = f"{row['seconds'] * 1e3:.3f} ms" if "seconds" in row else "equal" if row.get("equal") else "OTHER BITS"
-        state = row.get("error", "not compared" if "inputs" in row and "equal" not in row else state)
-        print(f"{name}: {state} ({time.perf_counter() - start:.1f} s)", flush=True)
+        print(f"{name}: {state_of(row)} ({time.perf_counter() - start:.1f} s)", flush=True)
         write(path, record)
     print(f"{path}: " + (f"{len(wrong)} wrong: {', '.join(wrong)}" if wrong else "all bits are those of the CPU"))
     return 1 if wrong else 0

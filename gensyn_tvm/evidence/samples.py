@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,22 @@ if TYPE_CHECKING:
 _BATCH = ("input", "target")
 
 
-def sample(type_: TensorType, seed: int, stream: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Draw:
+    """What an array is filled with where plain samples will not do, such as the weights of a network that is to train.
+
+    Attributes:
+        scale: floats are samples times this power of two, which is exact; with 0 they are all ``offset``.
+        offset: all elements, where ``scale`` is 0.
+        below: integers are from 0 up to this one, which has at most 29 bits.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    below: int = 2
+
+
+def sample(type_: TensorType, seed: int, stream: int, draw: Draw | None = None) -> np.ndarray:
     """An array that depends on its arguments alone.
 
     Floats are multiples of 2^-22 in [-2, 2), rounded to the dtype (magnitudes where it has no sign); integers and booleans are
@@ -26,15 +42,19 @@ def sample(type_: TensorType, seed: int, stream: int) -> np.ndarray:
     Args:
         type_: of the array.
         seed, stream: key of the generator; different streams are independent.
+        draw: other numbers.
     """
+    draw = draw or Draw()
+    if not draw.scale:
+        return np.full(type_.shape, draw.offset, np.dtype(type_.dtype))
     # Raw Philox words, because their stream, unlike that of Generator's methods, cannot change with NumPy's version.
     words = np.random.Philox(key=[seed % 2**64, stream]).random_raw(type_.size)
     high = (np.asarray(words, np.uint64) >> np.uint64(40)).astype(np.float64)
     if type_.is_float or type_.dtype in NARROW_FLOATS:
-        values = high / 2.0**22 - 2.0
+        values = (high / 2.0**22 - 2.0) * draw.scale
         values = np.abs(values) if type_.dtype == "float8_e8m0fnu" else values
     else:
-        values = high // 2.0**23
+        values = high * draw.below // 2.0**24
     return values.astype(np.dtype(type_.dtype)).reshape(type_.shape)
 
 

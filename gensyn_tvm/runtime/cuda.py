@@ -72,6 +72,7 @@ class CudaMachine:
         self._module: Module
         self._addresses: list[int] = []
         self._calls: list[Call] = []
+        self._known: dict[tuple[int, ...], list[Call]] = {}  # calls by the addresses that they were made for
         self._is_prepared = False
         # Host arrays of the last run, whose bytes are still on the device: address of the array to (output, array).
         self._produced: dict[int, tuple[int, np.ndarray]] = {}
@@ -100,8 +101,15 @@ class CudaMachine:
         self._addresses = list(owned)
         context.upload(self._addresses[self.plan.area("constants")], np.frombuffer(self.program.constants, np.uint8))
         self._module, self._context = module, context
-        self._calls = [self._call(step, self._addresses) for step in self.plan.steps[self.plan.prepare :]]
+        self._place()
         return context
+
+    def _place(self) -> None:
+        """Make the calls for the present addresses, or take them if they have been made."""
+        key = tuple(self._addresses)
+        if key not in self._known:
+            self._known[key] = [self._call(step, self._addresses) for step in self.plan.steps[self.plan.prepare :]]
+        self._calls = self._known[key]
 
     def _call(self, step: Step, addresses: Sequence[int]) -> Call:
         launch = self.program.launches[step.kernel]
@@ -147,6 +155,21 @@ class CudaMachine:
         """Arrays for the outputs: those of ``given``, or new ones."""
         given = given or {}
         return [given[k] if k in given else aligned_array(t) for k, t in enumerate(self.plan.outputs)]
+
+    def advance(self, updates: Mapping[int, int]) -> None:
+        """Let outputs of the last run be inputs of the next, without a copy: they change places. Raises as ``open``.
+
+        Args:
+            updates: input slot of each output; of the same type.
+        """
+        self.open()
+        for output, slot in updates.items():
+            place = len(self.plan.inputs) + output
+            self._addresses[slot], self._addresses[place] = self._addresses[place], self._addresses[slot]
+            self.states.pop(slot, None)
+        self._is_prepared = self._is_prepared and not any(slot in self.plan.fixed for slot in updates.values())
+        self._produced = {}
+        self._place()
 
     # ---- running ----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from gensyn_tvm.compiler import Source
 from gensyn_tvm.errors import InputError
 from gensyn_tvm.evidence.compare import compare, compare_runs
 from gensyn_tvm.evidence.digests import array_digest
-from gensyn_tvm.evidence.samples import arrays_for, sample
+from gensyn_tvm.evidence.samples import Draw, arrays_for, sample
 from gensyn_tvm.evidence.segments import Way, run_parts, segments
 from gensyn_tvm.evidence.trace import first_nonfinite, trace
 from gensyn_tvm.interpreter.registry import OPERATORS
@@ -238,6 +238,16 @@ def test_samples_are_fixed_by_seed_and_stream() -> None:
     assert sample(TensorType((1000,), "float32"), 0, 0).min() < -1.9
     assert set(sample(TensorType((100,), "int64"), 0, 0).tolist()) == {0, 1}
     assert sample(TensorType((9,), "bool"), 0, 0).dtype == bool
+
+
+def test_samples_are_scaled_exactly_and_integers_have_their_range() -> None:
+    t, n = TensorType((4096,), "float32"), TensorType((4096,), "int64")
+    plain = sample(t, 0, 3)
+    assert np.array_equal(sample(t, 0, 3, Draw(scale=2.0**-6)).view(np.uint32), (plain * np.float32(2.0**-6)).view(np.uint32))
+    assert array_digest(sample(t, 0, 3, Draw(scale=0.0, offset=1.0))) == array_digest(np.ones(4096, np.float32))
+    tokens = sample(n, 0, 3, Draw(below=50257))
+    assert tokens.min() >= 0 and 50000 < tokens.max() < 50257
+    assert len(set(sample(n, 0, 3, Draw(below=7)).tolist())) == 7
 
 
 def test_arrays_for_a_training_step() -> None:

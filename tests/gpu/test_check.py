@@ -7,21 +7,27 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import gpu_pack
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import compile
+from scripts import gpu_check
+from scripts.gpu_peers import Gpt2, Trained, adamw, operator, resnet, sgd, training_step
 
 from .emulator import driver
-from .emulator.programs import library
+from .emulator.programs import emulated, library
 
 COUNT = 1024
+#: GPT-2 without layers: embeddings, a normalisation and the head, which is the embedding, too.
+TOKENS = Trained(lambda: Gpt2(0, 16, 2, 11, 8), (3, 8), 11, True, adamw)
 #: What a machine that runs a pack need not have.
 ABSENT = ("tvm", "tvm_ffi", "safetensors", "mpmath", "rich", "torch")
 
@@ -40,6 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lambda: gpu_pack.training("mlp", 3),
         lambda: gpu_pack.elementary(COUNT, ("exp", "sin", "tanh")),
         lambda: gpu_pack.matmul(17, 33, 9),
+        lambda: gpu_pack.timed_training("tokens", TOKENS),
     ]
     gpu_pack.write_pack(folder / "pack.zip", iter(items), lambda graph: library(graph, folder / "kernels"), quiet=True)
     with zipfile.ZipFile(folder / "pack.zip") as archive:
@@ -67,8 +74,12 @@ def test_a_pack_is_checked_and_timed(place: Path) -> None:
     assert found["copy_gbytes_per_second"] > 0
     rows = found["programs"]
     assert [name for name, row in rows.items() if row.get("equal")] == [
-        *("operators: gather", "operators: narrow movement", "training: mlp")
+        *("operators: gather", "operators: narrow movement", "training: mlp", "training step: tokens")
     ]
+    assert rows["training step: tokens"]["seconds"] > 0
+    assert "training step: tokens: equal, " in done.stdout
+    assert rows["training step: tokens"]["torch"].startswith("not installed")
+    assert found["torch"] is None
     assert rows["matmul 17x33x9"]["seconds"] > 0
     assert rows["matmul 17x33x9"]["tflops"] > 0
     x = np.arange(COUNT, dtype=np.uint32).view(np.float32)
@@ -119,3 +130,51 @@ def test_a_pack_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(SystemExit, match="must be less than 1000"):
         gpu_pack.write_pack(tmp_path / "pack.zip", iter(()), lambda graph: b"", quiet=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_peers_take_turns_and_the_ratio_is_written(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for PyTorch on a GPU, which is twice as long at work."""
+    entries = {e["name"]: e for e in json.loads((place / "pack" / "manifest.json").read_text(encoding="utf-8"))["programs"]}
+    turns: list[str] = []
+    with emulated(monkeypatch, tmp_path) as log:
+        monkeypatch.setenv("EMULATED_KERNELS", str(place / "kernels"))
+        context = gpu_check.Context()
+        found = gpu_check.alternating(context, {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")})
+        assert turns == ["a", "b"] * (len(turns) // 2)
+        assert {name: len(seconds) for name, seconds in found.items()} == {"a": 20, "b": 20}
+        monkeypatch.setattr(gpu_check, "_peer", lambda *_: (lambda: time.sleep(0.05), ""))
+        row = gpu_check.trained(context, place / "pack", entries["training step: tokens"])
+        assert row["equal"]
+        assert row["of_torch"] == row["torch_seconds"] / row["seconds"]
+        assert row["torch_seconds"] > 0.05
+        assert row["tflops"] > 0
+        assert "cuMemcpyDtoDAsync_v2" not in log.read_text(encoding="ascii").split("cuEventCreate", 3)[3], "state was copied"
+
+
+def test_networks_beside_learn() -> None:
+    torch.manual_seed(0)
+    images = Trained(lambda: resnet((1, 1), 4, 10), (4, 3, 32, 32), 10, False, sgd)
+    for chosen in (images, Trained(lambda: Gpt2(1, 16, 2, 11, 8), (3, 8), 11, True, adamw)):
+        step = training_step(chosen, "cpu")
+        losses = [float(step()) for _ in range(8)]
+        assert losses[-1] < losses[0]
+    assert sum(p.numel() for p in resnet().parameters()) == 25_557_032
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Gpt2().parameters()) == 124_439_808
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "expected"),
+    [
+        ("matmul", ((5, 4), (4, 3)), (5, 3)),
+        ("conv", ((2, 3, 7, 7), (4, 3, 3, 3)), (2, 4, 7, 7)),
+        ("add", ((3, 4), (3, 4)), (3, 4)),
+        ("sum", ((3, 4),), (3,)),
+        ("tanh", ((3, 4),), (3, 4)),
+        ("softmax", ((3, 4),), (3, 4)),
+    ],
+)
+def test_operators_beside_are_those_of_the_pack(name: str, shapes: Any, expected: tuple[int, ...]) -> None:
+    found = operator(name, shapes, "cpu")()
+    assert isinstance(found, torch.Tensor)
+    assert found.shape == expected

@@ -17,8 +17,9 @@ from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.cli import main
 from gensyn_tvm.compiler import Source, compile
 from gensyn_tvm.errors import GensynError, InvalidFileError, TargetError
+from gensyn_tvm.evidence.digests import array_digest
 from gensyn_tvm.runtime import cuda_driver
-from gensyn_tvm.runtime.cuda import unpack_device
+from gensyn_tvm.runtime.cuda import CudaMachine, unpack_device
 from gensyn_tvm.runtime.executable import Executable, State
 
 from ..gpu.emulator.programs import calls, emulate, emulated, executable
@@ -97,6 +98,28 @@ def test_parameters_that_the_caller_modifies_are_sent_again(log: Path) -> None:
         found, expected = exe.bind(state)(x), native.bind(state)(x)
         assert np.array_equal(found[0].view(np.uint32), expected[0].view(np.uint32))
         assert np.array_equal(found[1].view(np.uint32), expected[1].view(np.uint32))
+
+
+def test_outputs_become_inputs_where_they_are(log: Path) -> None:
+    source = training()
+    exe, native = executable(source, log.parent), compile(source)
+    machine, state, x = exe._machine, source.state.numpy(), np.full((4, 33), 0.5, np.float32)
+    assert isinstance(machine, CudaMachine)
+    for k, i in enumerate(source.graph.inputs):
+        machine.feed(k, {"x": x, "w": state["w"], "lr": np.asarray(np.float32(0.25))}[i.name])
+    calls(log)
+    theirs = native.init(0)
+    for _ in range(3):
+        machine.launch()
+        machine.advance({0: 1})
+        theirs, _ = native(theirs, [x])
+    assert set(calls(log)) == {"cuLaunchKernel"}
+    machine.launch()  # its input is the state after three steps
+    found = machine.outputs([])
+    machine.fetch(found)
+    theirs, metrics = native(theirs, [x])
+    assert array_digest(found[0]) == array_digest(theirs.numpy()["w"])
+    assert array_digest(found[1]) == array_digest(np.asarray(metrics["loss"]))
 
 
 def test_training_keeps_its_state_on_the_device(log: Path) -> None:
