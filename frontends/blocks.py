@@ -57,6 +57,24 @@ def same_padding(extents: Sequence[int], kernel: Sequence[int], strides: Sequenc
     return [max(0, (-(-i // s) - 1) * s + (k - 1) * d + 1 - i) for i, k, s, d in axes]
 
 
+def ceil_extra(
+    extents: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    lows: Sequence[int],
+    highs: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """What ceil mode adds to the high padding of each axis; the last window starts inside the input or its low padding."""
+    extra = []
+    for extent, size, stride, low, high, step in zip(extents, kernel, strides, lows, highs, dilation, strict=True):
+        room = extent + low + high - step * (size - 1) - 1
+        count = -(-room // stride) + 1
+        count -= (count - 1) * stride >= extent + low
+        extra.append(max(0, (count - 1) * stride - room))
+    return extra
+
+
 def pool(
     e: Emitter,
     kind: str,
@@ -70,19 +88,11 @@ def pool(
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> Expr:
-    """``max`` or ``avg`` pooling. In ceil mode the last window starts inside the input or its low padding."""
+    """``max`` or ``avg`` pooling; ceil mode as ``ceil_extra``."""
     n = spatial(e, x)
-    extra = [0] * n
-    for axis, extent in enumerate(shape_of(x)[2:] if ceil_mode else ()):
-        span = dilation[axis] * (kernel[axis] - 1) + 1
-        room = extent + lows[axis] + highs[axis] - span
-        count = -(-room // strides[axis]) + 1
-        if (count - 1) * strides[axis] >= extent + lows[axis]:
-            count -= 1
-        extra[axis] = max(0, (count - 1) * strides[axis] - room)
-    if kind == "avg" and count_include_pad and any(extra):
-        found = "ceil_mode with count_include_pad and a last window that leaves the padded input"
-        raise e.refuse(found, remedy="use ceil_mode=False")
+    extra = ceil_extra(shape_of(x)[2:], kernel, strides, lows, highs, dilation) if ceil_mode else [0] * n
+    if kind == "avg":
+        check_count(e, extra, count_include_pad)
     padding = [*lows, *(h + x_ for h, x_ in zip(highs, extra, strict=True))]
     if kind == "max":
         return e(_MAX_POOL[n](x, list(kernel), list(strides), padding, list(dilation)))
@@ -91,21 +101,42 @@ def pool(
     return e(_AVG_POOL[n](x, list(kernel), list(strides), padding, count_include_pad=count_include_pad))
 
 
+def check_count(e: Emitter, extra: Sequence[int], count_include_pad: bool) -> None:
+    """Refuse an average whose windows count padding, but not what ceil mode adds beyond it."""
+    if count_include_pad and any(extra):
+        found = "ceil_mode with count_include_pad and a last window that leaves the padded input"
+        raise e.refuse(found, remedy="use ceil_mode=False")
+
+
 def adaptive_avg_pool(e: Emitter, x: Expr, sizes: Sequence[int | None]) -> Expr:
-    """Average pooling to given extents, which divide the input's; to 1 everywhere it is a mean."""
+    """Average pooling to given extents; to 1 everywhere it is a mean, to extents that divide the input's a pooling."""
     n = spatial(e, x)
     extents = shape_of(x)[2:]
     wanted = [i if s is None else s for i, s in zip(extents, sizes, strict=True)]
-    if any(s == 0 or i % s for i, s in zip(extents, wanted, strict=True)):
-        raise e.refuse(
-            f"adaptive pooling from {tuple(extents)} to {tuple(wanted)}",
-            expected="an output that divides the input",
-            remedy="use AvgPool with a fixed kernel, or inputs of another size",
-        )
+    if 0 in [*extents, *wanted]:
+        raise e.refuse(f"adaptive pooling from {tuple(extents)} to {tuple(wanted)}", expected="no empty axis")
+    if any(i % s for i, s in zip(extents, wanted, strict=True)):
+        return _adaptive_windows(e, x, extents, wanted)
     if set(wanted) == {1}:
         return e(op.mean(x, list(range(2, n + 2)), True))
     kernel = [i // s for i, s in zip(extents, wanted, strict=True)]
     return pool(e, "avg", x, kernel=kernel, strides=kernel, lows=[0] * n, highs=[0] * n, dilation=[1] * n)
+
+
+def _adaptive_windows(e: Emitter, x: Expr, extents: Sequence[int], wanted: Sequence[int]) -> Expr:
+    """Window k of s on an axis of i elements: floor(k i / s) to ceil((k + 1) i / s); sum over the windows by their counts."""
+    n, counts = len(extents), np.ones([1] * len(extents), np.int64)
+    inside: Expr | None = None
+    for axis, (i, s) in enumerate(zip(extents, wanted, strict=True)):
+        starts, stops = np.arange(s) * i // s, -(-(np.arange(s) + 1) * i // s)
+        places = starts[:, None] + np.arange((stops - starts).max())
+        x = take(e, x, constant(places.clip(0, i - 1).astype(np.int64)), 2 + 2 * axis)
+        shape = [places.shape[k - 2 * axis] if k // 2 == axis else 1 for k in range(2 * n)]
+        mask = constant((places < stops[:, None]).reshape(shape))
+        inside = mask if inside is None else e(op.logical_and(inside, mask))
+        counts = counts * (stops - starts).reshape([-1 if k == axis else 1 for k in range(n)])
+    total = e(op.sum(e.where(inside, x, 0.0), [3 + 2 * axis for axis in range(n)], False))
+    return e.div(total, e.cast(constant(counts), dtype_of(x)))
 
 
 def linear(e: Emitter, x: Expr, w: Expr, b: Expr | None) -> Expr:

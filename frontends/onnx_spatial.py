@@ -27,29 +27,12 @@ def convert_einsum(e: Emitter, x: Inputs, a: Attributes) -> Expr:
 
 def convert_grid_sample(e: Emitter, x: Inputs, a: Attributes) -> Expr:
     """x (N, C, spatial…) at grid (N, out…, n), whose last axis is (…, y, x) backwards, from -1 to 1."""
-    images, channels, *extents = shape_of(x[0])
-    out, align = shape_of(x[1])[1:-1], bool(a.get("align_corners", 0))
+    extents, align = shape_of(x[0])[2:], bool(a.get("align_corners", 0))
     mode, padding = str(a.get("mode", "linear")), str(a.get("padding_mode", "zeros"))
     paddings = {"zeros": sampling.zeros, "border": sampling.border, "reflection": sampling.reflection(align)}
     if mode not in sampling.MODES or padding not in paddings or 0 in extents:
         raise e.refuse(f"mode {mode!r}, padding_mode {padding!r} of {shape_of(x[0])}", expected="ONNX's modes, no empty axis")
-    points = e.cast(e.reshape(x[1], [images, math.prod(out), len(extents)]), dtype_of(x[0]))
-    taps = []
-    for axis, extent in enumerate(extents):
-        last = len(extents) - 1 - axis
-        g = e.reshape(e.slice(points, 2, last, last + 1), [images, math.prod(out)])
-        place = e.mul(e.add(g, 1.0), float(extent - 1)) if align else e.sub(e.mul(e.add(g, 1.0), float(extent)), 1.0)
-        taps.append(_resolved(e, sampling.MODES[mode](e, e.mul(place, 0.5)), paddings[padding], extent))
-    y = sampling.sample(e, x[0], taps)
-    return e.reshape(e.transpose(y, [0, 2, 1]), [images, channels, *out])
-
-
-def _resolved(e: Emitter, positions: Sequence[tuple[Expr, Expr | None]], padding: sampling.Padding, extent: int) -> list[Tap]:
-    taps = []
-    for position, weight in positions:
-        tap = padding(e, position, extent)
-        taps.append(Tap(tap.index, weight, tap.exists))
-    return taps
+    return sampling.sample_grid(e, x[0], e.cast(x[1], dtype_of(x[0])), sampling.MODES[mode], paddings[padding], align)
 
 
 def convert_affine_grid(e: Emitter, x: Inputs, a: Attributes) -> Expr:
@@ -143,7 +126,7 @@ def convert_deform_conv(e: Emitter, x: Inputs, a: Attributes) -> Expr:
             e.reshape(e.slice(shift, 2, axis, axis + 1), [images * offsets, points, places]), constant(base[np.newaxis])
         )
         flat = e.reshape(moved, [images * offsets, points * places])
-        taps.append(_resolved(e, sampling.linear(e, flat), sampling.zeros, extents[axis]))
+        taps.append(sampling.resolved(e, sampling.linear(e, flat), sampling.zeros, extents[axis]))
     y = sampling.sample(e, e.reshape(x[0], [images * offsets, channels // offsets, *extents]), taps)
     if optional(x, 4) is not None:
         y = e.mul(y, e.reshape(x[4], [images * offsets, points * places, 1]))

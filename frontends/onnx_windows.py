@@ -83,12 +83,7 @@ class Window:
             lows, highs = halves(blocks.same_padding(extents, kernel, strides, dilation), upper=mode == "SAME_UPPER")
         elif mode == "VALID":
             lows, highs = [0] * n, [0] * n
-        extra = [0] * n
-        for k in range(n) if a.get("ceil_mode") else ():
-            room = extents[k] + lows[k] + highs[k] - dilation[k] * (kernel[k] - 1) - 1
-            count = -(-room // strides[k]) + 1
-            count -= (count - 1) * strides[k] >= extents[k] + lows[k]
-            extra[k] = max(0, (count - 1) * strides[k] - room)
+        extra = blocks.ceil_extra(extents, kernel, strides, lows, highs, dilation) if a.get("ceil_mode") else [0] * n
         return Window(list(kernel), strides, dilation, lows, highs, extra)
 
     def canonical(self) -> dict[str, Any]:

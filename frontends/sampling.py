@@ -153,3 +153,30 @@ def _read(e: Emitter, flat: Expr, corner: Sequence[Tap], extents: Sequence[int],
             exists = e(op.logical_and(exists, condition))
         value = e.where(e.reshape(exists, places), value, 0.0)
     return value
+
+
+def resolved(e: Emitter, positions: Sequence[tuple[Expr, Expr | None]], padding: Padding, extent: int) -> list[Tap]:
+    """Taps with their positions inside of the axis."""
+    found = [(padding(e, position, extent), weight) for position, weight in positions]
+    return [Tap(tap.index, weight, tap.exists) for tap, weight in found]
+
+
+def sample_grid(
+    e: Emitter,
+    x: Expr,
+    grid: Expr,
+    taps_of: Callable[[Emitter, Expr], Sequence[tuple[Expr, Expr | None]]],
+    padding: Padding,
+    align_corners: bool,
+) -> Expr:
+    """x (N, C, spatial…) at grid (N, out…, n), whose last axis is (…, y, x) backwards, from -1 to 1: (N, C, out…)."""
+    images, channels, *extents = shape_of(x)
+    out = shape_of(grid)[1:-1]
+    points = e.reshape(grid, [images, math.prod(out), len(extents)])
+    taps = []
+    for axis, extent in enumerate(extents):
+        last = len(extents) - 1 - axis
+        g = e.reshape(e.slice(points, 2, last, last + 1), [images, math.prod(out)])
+        place = e.mul(e.add(g, 1.0), float(extent - 1)) if align_corners else e.sub(e.mul(e.add(g, 1.0), float(extent)), 1.0)
+        taps.append(resolved(e, taps_of(e, e.mul(place, 0.5)), padding, extent))
+    return e.reshape(e.transpose(sample(e, x, taps), [0, 2, 1]), [images, channels, *out])

@@ -209,23 +209,41 @@ def convert_addmm(e: FoldingEmitter, a: Arguments) -> Expr:
     return e.add(a.self if a.beta == 1 else e.mul(a.self, a.beta), y)
 
 
-def _each(values: Any, n: int) -> list[int]:
+def each(values: Any, n: int) -> list[int]:
+    """A setting of n axes, which may be given once for all of them."""
     values = [values] if isinstance(values, int) else list(values)
     return values * n if len(values) == 1 else values
+
+
+def with_batch(n: int, convert: Converter) -> Converter:
+    """The converter of an operator of images (N, C, n axes), for those without N, too."""
+
+    def converted(e: FoldingEmitter, a: Arguments) -> Any:
+        name = "input" if hasattr(a, "input") else "self"
+        x = getattr(a, name)
+        if rank_of(x) != n + 1:
+            return convert(e, a)
+        one = {name: e.reshape(x, [1, *shape_of(x)]), "out_shape": [1, *a.out_shape]}
+        result = convert(e, SimpleNamespace(**{**vars(a), **one}))
+        many = result if isinstance(result, list | tuple) else [result]
+        parts = [y if y is None else e.reshape(y, shape_of(y)[1:]) for y in many]
+        return parts if isinstance(result, list | tuple) else parts[0]
+
+    return converted
 
 
 def convert_conv(e: FoldingEmitter, a: Arguments) -> Expr:
     n = blocks.spatial(e, a.input)
     if getattr(a, "transposed", False):
         return convert_conv_transpose(e, a)
-    dilation, strides = _each(a.dilation, n), _each(a.stride, n)
+    dilation, strides = each(a.dilation, n), each(a.stride, n)
     if a.padding == "valid":
         lows, highs = [0] * n, [0] * n
     elif a.padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, shape_of(a.weight)[2:], strict=True)]
         lows, highs = [t // 2 for t in totals], [t - t // 2 for t in totals]
     else:
-        lows = highs = _each(a.padding, n)
+        lows = highs = each(a.padding, n)
     return blocks.conv(
         e, a.input, a.weight, a.bias, strides=strides, lows=lows, highs=highs, dilation=dilation, groups=a.groups
     )
@@ -238,10 +256,10 @@ def convert_conv_transpose(e: FoldingEmitter, a: Arguments) -> Expr:
         a.input,
         a.weight,
         a.bias,
-        strides=_each(a.stride, n),
-        padding=_each(a.padding, n),
-        more=_each(a.output_padding, n),
-        dilation=_each(a.dilation, n),
+        strides=each(a.stride, n),
+        padding=each(a.padding, n),
+        more=each(a.output_padding, n),
+        dilation=each(a.dilation, n),
         groups=a.groups,
     )
 
@@ -251,16 +269,16 @@ def convert_pool(kind: str) -> Converter:
         n = blocks.spatial(e, a.self)
         if getattr(a, "divisor_override", None) is not None:
             raise e.refuse(f"divisor_override={a.divisor_override}", expected="None", remedy="multiply the result instead")
-        kernel, padding = _each(a.kernel_size, n), _each(a.padding, n)
+        kernel, padding = each(a.kernel_size, n), each(a.padding, n)
         return blocks.pool(
             e,
             kind,
             a.self,
             kernel=kernel,
-            strides=_each(a.stride, n) if a.stride else kernel,
+            strides=each(a.stride, n) if a.stride else kernel,
             lows=padding,
             highs=padding,
-            dilation=_each(getattr(a, "dilation", 1), n),
+            dilation=each(getattr(a, "dilation", 1), n),
             ceil_mode=a.ceil_mode,
             count_include_pad=getattr(a, "count_include_pad", False),
         )
@@ -269,11 +287,29 @@ def convert_pool(kind: str) -> Converter:
 
 
 def convert_pool_with_indices(e: FoldingEmitter, a: Arguments) -> Any:
-    return convert_pool("max")(e, a), None
+    """The maxima, and where they are among the spatial positions if something reads that."""
+    y = convert_pool("max")(e, a)
+    if 1 not in a.used:
+        return y, None
+    return y, e.canonical("max_pool_indices", a.self, **pool_attributes(e, a), column_major=False)
+
+
+def pool_attributes(e: Emitter, a: Arguments) -> dict[str, Any]:
+    """Attributes of a canonical pooling."""
+    extents, n = shape_of(a.self)[2:], blocks.spatial(e, a.self)
+    kernel, lows, dilation = each(a.kernel_size, n), each(a.padding, n), each(getattr(a, "dilation", 1), n)
+    strides = each(a.stride, n) if a.stride else kernel
+    extra = blocks.ceil_extra(extents, kernel, strides, lows, lows, dilation) if a.ceil_mode else [0] * n
+    return {
+        "kernel": tuple(kernel),
+        "strides": tuple(strides),
+        "padding": tuple((low, low + more) for low, more in zip(lows, extra, strict=True)),
+        "dilations": tuple(dilation),
+    }
 
 
 def convert_adaptive(e: FoldingEmitter, a: Arguments) -> Expr:
-    return blocks.adaptive_avg_pool(e, a.self, _each(a.output_size, rank_of(a.self) - 2))
+    return blocks.adaptive_avg_pool(e, a.self, each(a.output_size, rank_of(a.self) - 2))
 
 
 # ---- normalisation, dropout -----------------------------------------------------------------------------------------
@@ -297,14 +333,20 @@ def _items(value: Expr, count: int) -> list[Expr]:
 
 
 def convert_batch_norm_training(e: FoldingEmitter, a: Arguments) -> Any:
-    if not a.training:
-        raise e.refuse("training=False", expected="training=True")
-    y, mean, var = _batch_norm_values(e, a, frozen=False)
+    y, mean, var = _batch_norm_values(e, a, frozen=not a.training)
     return y, None, None, mean, var
 
 
 def convert_batch_norm_frozen(e: FoldingEmitter, a: Arguments) -> Any:
     return _batch_norm_values(e, a, frozen=True)[0], None, None
+
+
+def convert_batch_norm_alone(e: FoldingEmitter, a: Arguments) -> Any:
+    """With the batch's statistics in training and inference; only the first result can be used."""
+    channels, dtype = shape_of(a.input)[1], dtype_of(a.input)
+    gamma = e.full([channels], 1, dtype) if a.weight is None else a.weight
+    beta = e.full([channels], 0, dtype) if a.bias is None else a.bias
+    return e(gensyn.batch_normalise(a.input, gamma, beta, epsilon=a.eps)), None, None
 
 
 def convert_layer_norm(e: FoldingEmitter, a: Arguments) -> Expr:

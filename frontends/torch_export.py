@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.torch_operators import CONVERTERS
+from gensyn_tvm.frontends.torch_refused import DEPENDS_ON_DATA, reasons_of
 
 #: Key of a place that ``torch.fx.traceback.annotate`` gives the nodes of an exported graph.
 PLACE = "gensyn_tvm.place"
 _HIDDEN = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
-_BATCH_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training")
+_BATCH_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
 
 
 def _check_inputs(origin: str, example_inputs: Any) -> None:
@@ -41,14 +43,10 @@ def _check_modules(module: torch.nn.Module) -> None:
     for path, child in module.named_modules():
         if not isinstance(child, _BatchNorm):
             continue
-        where = f"module {path or '(top)'}"
-        if not child.track_running_stats or child.running_mean is None:
-            found, remedy = "track_running_stats=False", "use track_running_stats=True"
-        elif child.training and child.momentum is None:
+        if child.training and child.momentum is None and child.running_mean is not None:
             found, remedy = "momentum=None (a cumulative average)", "set momentum to a number such as 0.1"
-        else:
-            continue
-        raise UnsupportedOperatorError(type(child).__name__, where=where, found=found, remedy=remedy)
+            where = f"module {path or '(top)'}"
+            raise UnsupportedOperatorError(type(child).__name__, where=where, found=found, remedy=remedy)
 
 
 @contextlib.contextmanager
@@ -110,6 +108,9 @@ def _check_static(exported: Any, origin: str) -> None:
         value = node.meta.get("val")
         for tensor in value if isinstance(value, list | tuple) else [value]:
             if isinstance(tensor, torch.Tensor) and any(isinstance(d, torch.SymInt) for d in tensor.shape):
+                if free_unbacked_symbols(tensor.shape):
+                    where = {str(node.target): [place_of(node)]}
+                    raise unsupported(where, found=DEPENDS_ON_DATA, remedy="make the shape static")
                 raise ImportModelError(
                     describe(
                         f"{origin}: a dimension is not static",
@@ -179,7 +180,8 @@ def _check_operators(exported: Any) -> None:
             if place_of(node) not in places:
                 places.append(place_of(node))
     if unknown:
-        raise unsupported(unknown, remedy="write the model with supported operators")
+        remedy = "write the model with supported operators"
+        raise unsupported(unknown, found=reasons_of(unknown), remedy=remedy)
 
 
 def place_of(node: Any) -> str:

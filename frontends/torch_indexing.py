@@ -12,7 +12,7 @@ from gensyn_tvm.canonical.types import FLOATS
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
-from gensyn_tvm.frontends.torch_converters import Arguments, Converter
+from gensyn_tvm.frontends.torch_converters import Arguments, Converter, in_float32
 from gensyn_tvm.training import ops as gensyn
 
 
@@ -157,6 +157,47 @@ def _scatter_rows(e: FoldingEmitter, x: Expr, index: Expr, updates: Expr, reduct
     return e.canonical("scatter_nd", x, e.reshape(_index(e, index), [shape_of(index)[0], 1]), updates, reduction=reduction)
 
 
+def convert_masked_scatter(e: FoldingEmitter, a: Arguments) -> Expr:
+    """Where the mask is true, the elements of ``source`` one after another; it has to have enough of them."""
+    x, count, have = a.self, math.prod(a.out_shape), math.prod(shape_of(a.source))
+    if not count or not have:
+        return x
+    mask = e.broadcast(a.mask, a.out_shape)
+    number_of = e.canonical("cumsum", e.cast(e.reshape(mask, [count]), "int64"), axis=0, exclusive=True, reverse=False)
+    values = blocks.take(e, e.reshape(e.cast(a.source, a.out_dtype), [have]), number_of, 0)
+    return e.where(mask, e.reshape(values, a.out_shape), e.broadcast(x, a.out_shape))
+
+
+def convert_embedding_bag(e: FoldingEmitter, a: Arguments) -> Any:
+    """Sum, mean or maximum of the rows of each bag, in the order of the indices; only the first result can be used."""
+    if a.scale_grad_by_freq:
+        raise e.refuse("scale_grad_by_freq=True", expected="False")
+    (n,), width, dtype = shape_of(a.indices), shape_of(a.weight)[1], a.out_dtype
+    bags = a.out_shape[0]
+    if not n or not bags:
+        return [e.full(a.out_shape, 0, dtype), None, None, None]
+    starts = e.cast(e.slice(a.offsets, 0, 0, bags), "int64")
+    begun = e(op.less_equal(e.reshape(starts, [1, bags]), e.positions(n, 0, 2)))
+    bag = e.sub(e(op.sum(e.cast(begun, "int64"), [1], False)), 1)
+    indices = _index(e, a.indices)
+    if a.padding_idx >= 0:
+        # One bag more, which nobody reads.
+        padding = e(op.equal(e.cast(indices, "int64"), number(a.padding_idx % shape_of(a.weight)[0], "int64")))
+        bag = e.where(padding, number(bags, "int64"), bag)
+    rows = blocks.take(e, a.weight, indices, 0)
+    if a.per_sample_weights is not None:
+        rows = e.mul(rows, e.reshape(a.per_sample_weights, [n, 1]))
+    empty = -math.inf if a.mode == 2 else 0
+    total = _scatter_rows(e, e.full([bags + 1, width], empty, dtype), bag, rows, "max" if a.mode == 2 else "add")
+    ones, counts = e.full([n, 1], 1, dtype), e.full([bags + 1, 1], 0, dtype)
+    if a.mode == 1:
+        total = e.div(total, e.maximum(_scatter_rows(e, counts, bag, ones, "add"), 1.0))
+    elif a.mode == 2:
+        filled = e(op.greater(_scatter_rows(e, counts, bag, ones, "add"), number(0.0, dtype)))
+        total = e.where(filled, total, 0.0)
+    return [e.slice(total, 0, 0, bags), None, None, None]
+
+
 # ---- scattering along an axis ---------------------------------------------------------------------------------------
 
 _REDUCTIONS = {"add": "add", "sum": "add", "multiply": "mul", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
@@ -296,6 +337,8 @@ INDEXING: dict[str, Converter] = {
     **{f"{name}.default": convert_index_put for name in ("index_put", "_unsafe_index_put")},
     "_unsafe_index.Tensor": convert_index,
     **{f"scatter.{k}": convert_scatter("none") for k in ("src", "value", "reduce", "value_reduce")},
+    "masked_scatter.default": convert_masked_scatter,
+    **{f"{k}.default": in_float32(convert_embedding_bag) for k in ("_embedding_bag", "_embedding_bag_forward_only")},
     "scatter_add.default": convert_scatter("add"),
     "scatter_reduce.two": convert_scatter_reduce,
     "index_add.default": convert_index_rows("add"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gensyn_tvm.frontends import blocks
-from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, number, rank_of, shape_of
+from gensyn_tvm.frontends.emit import MAX_CONSTANT, Emitter, Expr, constant, dtype_of, number, rank_of, shape_of
 from gensyn_tvm.frontends.torch_converters import Arguments, Converter
 
 
@@ -162,6 +162,35 @@ def convert_windows(e: Emitter, a: Arguments) -> Expr:
     y = blocks.take(e, a.self, constant(places), axis)
     order = [k for k in range(rank_of(y)) if k != axis + 1]
     return e.transpose(y, [*order, axis + 1])
+
+
+def convert_as_strided(e: Emitter, a: Arguments) -> Expr:
+    """Elements by their places in memory, where the input lies as PyTorch laid it; all of them have to be its own."""
+    own = a.nodes[0].meta["val"]
+    strides, shape = [int(s) for s in own.stride()], [int(n) for n in own.shape]
+    first = int(own.storage_offset())
+    if max(math.prod(shape), math.prod(a.out_shape)) > MAX_CONSTANT:
+        raise e.refuse(f"{math.prod(a.out_shape):,} elements of {math.prod(shape):,}", expected=f"at most {MAX_CONSTANT:,}")
+    places = _places(shape, strides, first)
+    wanted = _places(a.out_shape, a.stride, first if a.storage_offset is None else a.storage_offset)
+    if not wanted.size:
+        return e.full(a.out_shape, 0, a.out_dtype)
+    found = np.full(max(places.max(initial=0), wanted.max()) + 1, -1, np.int64)
+    found[places] = np.arange(places.size)
+    chosen = found[wanted]
+    if chosen.min() < 0:
+        raise e.refuse(
+            "elements of memory that are not in the input", expected="a view of the input", remedy="index it instead"
+        )
+    return e.reshape(blocks.take(e, e.reshape(a.self, [places.size]), constant(chosen), 0), a.out_shape)
+
+
+def _places(shape: Sequence[int], strides: Sequence[int], first: int) -> np.ndarray:
+    """Where the elements lie in memory, in row-major order."""
+    places = np.full(1, first, np.int64)
+    for extent, stride in zip(shape, strides, strict=True):
+        places = (places[:, None] + stride * np.arange(extent, dtype=np.int64)).reshape(-1)
+    return places
 
 
 def convert_fill(value: float | None) -> Converter:

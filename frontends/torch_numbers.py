@@ -109,10 +109,10 @@ def convert_predicate(function: Callable[[Expr], Expr], of_integers: bool) -> Co
 
 
 def convert_sign(e: FoldingEmitter, a: Arguments) -> Expr:
-    """Of integers x > 0 ? 1 : (x < 0 ? -1 : 0)."""
+    """x > 0 ? 1 : (x < 0 ? -1 : 0), of NaN 0, too."""
     dtype = dtype_of(a.self)
-    if dtype not in INTEGERS:
-        return a.self if dtype == "bool" else e(op.sign(a.self))
+    if dtype == "bool":
+        return a.self
     zero = number(0, dtype)
     negative = zero if dtype.startswith("u") else e.where(e(op.less(a.self, zero)), number(-1, dtype), zero)
     return e.where(e(op.greater(a.self, zero)), number(1, dtype), negative)

@@ -14,6 +14,7 @@ from gensyn_tvm.frontends import torch_converters as c
 from gensyn_tvm.frontends import torch_movement as m
 from gensyn_tvm.frontends.emit import nn, op
 from gensyn_tvm.frontends.torch_attention import ATTENTION
+from gensyn_tvm.frontends.torch_backward import BACKWARD
 from gensyn_tvm.frontends.torch_composites import COMPOSITES
 from gensyn_tvm.frontends.torch_converters import Arguments, Converter, dtype_name
 from gensyn_tvm.frontends.torch_indexing import INDEXING
@@ -118,17 +119,18 @@ CONVERTERS: dict[str, Converter] = {
     "bmm.default": lambda e, a: e(op.matmul(a.self, a.mat2)),
     "addmm.default": c.convert_addmm,
     "baddbmm.default": c.convert_addmm,
-    **{f"conv{n}d.{k}": c.convert_conv for n in (1, 2, 3) for k in ("default", "padding")},
+    **{f"conv{n}d.{k}": c.with_batch(n, c.convert_conv) for n in (1, 2, 3) for k in ("default", "padding")},
     "convolution.default": c.convert_conv,
-    "conv_transpose1d.default": c.convert_conv_transpose,
-    **{f"conv_transpose{n}d.input": c.convert_conv_transpose for n in (2, 3)},
-    **{f"max_pool{n}d.default": c.convert_pool("max") for n in (1, 2, 3)},
-    **{f"max_pool{n}d_with_indices.default": c.convert_pool_with_indices for n in (2, 3)},
-    **{f"avg_pool{n}d.default": c.convert_pool("avg") for n in (1, 2, 3)},
-    **{f"{k}adaptive_avg_pool{n}d.default": c.convert_adaptive for n in (1, 2, 3) for k in ("", "_")},
+    "conv_transpose1d.default": c.with_batch(1, c.convert_conv_transpose),
+    **{f"conv_transpose{n}d.input": c.with_batch(n, c.convert_conv_transpose) for n in (2, 3)},
+    **{f"max_pool{n}d.default": c.with_batch(n, c.convert_pool("max")) for n in (1, 2, 3)},
+    **{f"max_pool{n}d_with_indices.default": c.with_batch(n, c.convert_pool_with_indices) for n in (2, 3)},
+    **{f"avg_pool{n}d.default": c.with_batch(n, c.convert_pool("avg")) for n in (1, 2, 3)},
+    **{f"{k}adaptive_avg_pool{n}d.default": c.with_batch(n, c.convert_adaptive) for n in (1, 2, 3) for k in ("", "_")},
     # normalisation, dropout
     "_native_batch_norm_legit_functional.default": c.convert_batch_norm_training,
     "_native_batch_norm_legit_no_training.default": c.convert_batch_norm_frozen,
+    "_native_batch_norm_legit.no_stats": c.convert_batch_norm_alone,
     "layer_norm.default": c.convert_layer_norm,
     "group_norm.default": c.convert_group_norm,
     "instance_norm.default": c.convert_instance_norm,
@@ -171,11 +173,16 @@ CONVERTERS: dict[str, Converter] = {
     "type_as.default": c.convert_cast,
     **{f"{name}.default": m.convert_fill(None) for name in ("full", "full_like", "new_full", "scalar_tensor")},
     **{f"{name}.default": m.convert_fill(0) for name in ("zeros", "zeros_like", "new_zeros")},
+    # PyTorch leaves open what is in them; here it is zeros
+    **{f"{k}.default": m.convert_fill(0) for k in ("empty_like", "empty_strided", "empty_permuted", "new_empty")},
+    **{k: m.convert_fill(0) for k in ("empty.memory_format", "new_empty_strided.default")},
+    "as_strided.default": m.convert_as_strided,
     **{f"{name}.default": m.convert_fill(1) for name in ("ones", "ones_like", "new_ones")},
     "arange.default": m.convert_arange,
     "arange.start": m.convert_arange,
     "arange.start_step": m.convert_arange,
     **ATTENTION,
+    **BACKWARD,
     **COMPOSITES,
     **INDEXING,
     **LOSSES,
@@ -190,7 +197,7 @@ def arguments(node: torch.fx.Node, lookup: Callable[[Any], Any]) -> Arguments:
     """The node's arguments by their schema names with defaults filled in, tensors as Relax expressions.
 
     ``out_shape`` and ``out_dtype`` are those that PyTorch gives the (first) result; ``nodes`` the tensor or number arguments
-    as the FX graph has them.
+    as the FX graph has them, ``used`` the positions of those of several results that something reads.
     """
     if getattr(node.target, "__name__", "") == "getitem":
         source, index = node.args
@@ -207,5 +214,6 @@ def arguments(node: torch.fx.Node, lookup: Callable[[Any], Any]) -> Arguments:
     values = {name: lookup(value) for name, value in bound.items()}
     out = node.meta["val"]
     out = out[0] if isinstance(out, list | tuple) else out
-    values |= {"nodes": raw, "out_shape": [int(d) for d in out.shape], "out_dtype": dtype_name(out.dtype)}
+    used = {user.args[1] for user in node.users if getattr(user.target, "__name__", "") == "getitem"}
+    values |= {"nodes": raw, "used": used, "out_shape": [int(d) for d in out.shape], "out_dtype": dtype_name(out.dtype)}
     return SimpleNamespace(**values)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from gensyn_tvm.frontends import blocks
-from gensyn_tvm.frontends.emit import Expr, dtype_of, number, op, rank_of, shape_of
+from gensyn_tvm.frontends.emit import Expr, constant, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.frontends.torch_converters import (
     Arguments,
@@ -65,32 +66,78 @@ def convert_norm(e: FoldingEmitter, a: Arguments) -> Expr:
     p = getattr(a, "ord", getattr(a, "p", 2))
     p = 2.0 if p is None else float(p)
     x, axes, keepdims = e.cast(a.self, a.out_dtype), reduced_axes(a), bool(getattr(a, "keepdim", False))
-    size = e(op.abs(x))
     if not rank_of(x):
-        return size if p else e.cast(e(op.not_equal(x, number(0, a.out_dtype))), a.out_dtype)
-    if math.isinf(p):
-        return e((op.max if p > 0 else op.min)(size, axes, keepdims))
+        return e(op.abs(x)) if p else e.cast(e(op.not_equal(x, number(0, a.out_dtype))), a.out_dtype)
+    return _norm(e, x, p, axes, keepdims)
+
+
+def _norm(e: FoldingEmitter, x: Expr, p: float, axes: Sequence[int], keepdims: bool) -> Expr:
+    dtype, axes = dtype_of(x), list(axes)
     if p == 0:
-        return e(op.sum(e.cast(e(op.not_equal(x, number(0, a.out_dtype))), a.out_dtype), axes, keepdims))
-    if p == 1:
-        return e(op.sum(size, axes, keepdims))
+        return e(op.sum(e.cast(e(op.not_equal(x, number(0, dtype))), dtype), axes, keepdims))
     if p == 2:
         return e(op.sqrt(e(op.sum(e.mul(x, x), axes, keepdims))))
-    total = e(op.sum(e.canonical("pow", size, number(p, a.out_dtype)), axes, keepdims))
-    return e.canonical("pow", total, number(1.0 / p, a.out_dtype))
+    size = e(op.abs(x))
+    if math.isinf(p):
+        return e((op.max if p > 0 else op.min)(size, axes, keepdims))
+    if p == 1:
+        return e(op.sum(size, axes, keepdims))
+    total = e(op.sum(e.canonical("pow", size, number(p, dtype)), axes, keepdims))
+    return e.canonical("pow", total, number(1.0 / p, dtype))
+
+
+# ---- distances ------------------------------------------------------------------------------------------------------
+
+
+def _distance(e: FoldingEmitter, x: Expr, p: float) -> Expr:
+    """The p-norm over the last axis; for p = 2 no gradient reaches a distance of 0, where the root has none."""
+    last = [rank_of(x) - 1]
+    if not shape_of(x)[-1]:
+        return e.full(shape_of(x)[:-1], 0, dtype_of(x))
+    if p != 2:
+        return _norm(e, x, p, last, False)
+    squares = e(op.sum(e.mul(x, x), last, False))
+    apart = e(op.not_equal(squares, number(0, dtype_of(x))))
+    return e.where(apart, e(op.sqrt(e.where(apart, squares, 1.0))), 0.0)
+
+
+def convert_cdist(e: FoldingEmitter, a: Arguments) -> Expr:
+    """Distances of rows from differences, whatever ``compute_mode`` says."""
+    (*_, p, width), (*_, r, _) = shape_of(a.x1), shape_of(a.x2)
+    x = e.reshape(a.x1, [*shape_of(a.x1)[:-2], p, 1, width])
+    return _distance(e, e.sub(x, e.reshape(a.x2, [*shape_of(a.x2)[:-2], 1, r, width])), float(a.p))
+
+
+def convert_pdist(e: FoldingEmitter, a: Arguments) -> Expr:
+    """Distances of each row from those behind it."""
+    if not a.out_shape[0]:
+        return e.full(a.out_shape, 0, a.out_dtype)
+    first, second = (constant(k.astype(np.int64)) for k in np.triu_indices(shape_of(a.self)[0], 1))
+    return _distance(e, e.sub(blocks.take(e, a.self, first, 0), blocks.take(e, a.self, second, 0)), float(a.p))
 
 
 # ---- normalisations -------------------------------------------------------------------------------------------------
 
 
 def convert_native_layer_norm(e: FoldingEmitter, a: Arguments) -> Any:
-    """Only the first result can be used."""
-    return [convert_layer_norm(e, a), None, None]
+    """The result, and where something reads them the mean and the reciprocal of the deviation."""
+    axes = list(range(rank_of(a.input) - len(a.normalized_shape), rank_of(a.input)))
+    return [convert_layer_norm(e, a), *_statistics(e, a, a.input, axes)]
+
+
+def _statistics(e: FoldingEmitter, a: Arguments, x: Expr, axes: list[int]) -> list[Expr | None]:
+    if not a.used & {1, 2}:
+        return [None, None]
+    mean, _, divisor = blocks.deviation(e, x, axes, a.eps)
+    return [mean, e.div(1.0, divisor)]
 
 
 def convert_native_group_norm(e: FoldingEmitter, a: Arguments) -> Any:
-    """Only the first result can be used."""
-    return [blocks.group_norm(e, a.input, a.group, a.weight, a.bias, a.eps), None, None]
+    """The result, and where something reads them the mean and the reciprocal of the deviation."""
+    y = blocks.group_norm(e, a.input, a.group, a.weight, a.bias, a.eps)
+    n, channels, *rest = shape_of(a.input)
+    groups = e.reshape(a.input, [n, a.group, channels // a.group * math.prod(rest)])
+    return [y, *(v if v is None else e.reshape(v, [n, a.group]) for v in _statistics(e, a, groups, [2]))]
 
 
 def convert_rms_norm(e: FoldingEmitter, a: Arguments) -> Expr:
@@ -114,6 +161,8 @@ REDUCTIONS: dict[str, Converter] = {
     "logsumexp.default": in_float32(convert_logsumexp),
     "linalg_vector_norm.default": in_float32(convert_norm),
     **{f"norm.{k}": in_float32(convert_norm) for k in ("Scalar", "ScalarOpt_dim", "ScalarOpt_dim_dtype", "ScalarOpt_dtype")},
+    "_cdist_forward.default": convert_cdist,
+    "_pdist_forward.default": convert_pdist,
     "native_layer_norm.default": convert_native_layer_norm,
     "native_group_norm.default": convert_native_group_norm,
     "rms_norm.default": in_float32(convert_rms_norm),

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from gensyn_tvm.canonical.types import FLOATS
-from gensyn_tvm.frontends import blocks, resampling
+from gensyn_tvm.frontends import blocks, resampling, sampling
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, rank_of, shape_of
 from gensyn_tvm.frontends.torch_converters import Arguments, Converter, in_float32
 
@@ -77,6 +77,13 @@ def _overloads(name: str, mode: str, taps: TapsOf) -> dict[str, Converter]:
     return {f"{name}.{overload}": convert_resample(mode, taps) for overload in ("vec", "default")}
 
 
+def convert_grid_sampler(e: Emitter, a: Arguments) -> Expr:
+    """``grid_sample`` of images with two spatial axes."""
+    mode = (sampling.linear, sampling.nearest, sampling.cubic)[a.interpolation_mode]
+    padding = (sampling.zeros, sampling.border, sampling.reflection(a.align_corners))[a.padding_mode]
+    return sampling.sample_grid(e, a.input, a.grid, mode, padding, a.align_corners)
+
+
 # ---- padding by elements of the input -------------------------------------------------------------------------------
 
 
@@ -129,6 +136,7 @@ RESAMPLING: dict[str, Converter] = {
     **_overloads("_upsample_bicubic2d_aa", "half_pixel", _CUBIC_AA),
     **{f"reflection_pad{n}d.default": convert_padding("reflect") for n in (1, 2, 3)},
     **{f"replication_pad{n}d.default": convert_padding("edge") for n in (1, 2, 3)},
+    **{f"grid_sampler{k}.default": in_float32(convert_grid_sampler) for k in ("", "_2d", "_3d")},
     "pixel_shuffle.default": convert_pixel_shuffle,
     "pixel_unshuffle.default": convert_pixel_unshuffle,
     **{f"{name}.default": convert_channel_shuffle for name in ("channel_shuffle", "native_channel_shuffle")},

@@ -41,12 +41,17 @@ class UnsupportedOperatorError(GensynError):
 
 
 def unsupported(
-    unknown: Mapping[str, Sequence[str]], *, remedy: str, expected: str = "the operators in docs/operators.md"
+    unknown: Mapping[str, Sequence[str]],
+    *,
+    remedy: str,
+    found: str = "",
+    expected: str = "the operators in docs/operators.md",
 ) -> UnsupportedOperatorError:
     """One error for all operators of a model that have no converter: names with the places that use them."""
     error = UnsupportedOperatorError(
         ", ".join(unknown),
         where="; ".join(f"{', '.join(places)} ({name})" for name, places in unknown.items()),
+        found=found,
         expected=expected,
         remedy=remedy,
     )

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
     "script",
     [
         "make_operators_doc.py",
+        "make_aten_doc.py",
         "make_results_table.py",
         "make_benchmarks_page.py",
         "make_constants_doc.py",

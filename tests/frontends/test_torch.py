@@ -314,11 +314,11 @@ REFUSED = {
     "place": (nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.AlphaDropout(0.3))), X, r"1\.0:"),
     "no_grad": (Lambda(_no_grad), X, r"(?s)'torch.no_grad'.*requires_grad=False"),
     "momentum": (nn.Sequential(nn.BatchNorm1d(4, momentum=None)), X, r"(?s)BatchNorm1d.*module 0.*momentum=None"),
-    "statistics": (nn.BatchNorm1d(4, track_running_stats=False), X, r"(?s)\(top\).*track_running_stats=False"),
-    "adaptive": (nn.AdaptiveAvgPool2d(3), IMAGE, r"(?s)adaptive pooling from \(5, 5\) to \(3, 3\).*AvgPool"),
     "divisor": (nn.AvgPool2d(2, divisor_override=3), IMAGE, r"divisor_override=3"),
     "dtype": (Lambda(lambda x: x + x), X.to(torch.complex64), r"complex64"),
-    "random": (Lambda(lambda x: x + torch.rand_like(x)), X, r"aten\.rand"),
+    "memory": (Lambda(lambda x: x[:, 1:].as_strided((2, 2), (4, 1), 0)), X, r"(?s)as_strided.*not in the input"),
+    "random": (Lambda(lambda x: x + torch.rand_like(x)), X, r"(?s)aten\.rand.*PyTorch's generator.*input of forward"),
+    "shape": (Lambda(lambda x: x[x > 0]), X, r"(?s)aten\.index\.Tensor.*depends on data"),
 }
 
 

@@ -53,6 +53,8 @@ GROUPS: dict[str, tuple[tuple[torch.Tensor, ...], list[Function]]] = {
             lambda x, y: (x * 9) // 2,
             lambda x, y: torch.round(x, decimals=2),
             lambda x, y: x.trunc(),
+            lambda x, y: (x / 0 - x / 0).sign(),
+            lambda x, y: F.batch_norm(x, None, None, y[0, :, 0], y[1, :, 0], training=True),
         ],
     ),
     "integers": (
@@ -196,6 +198,20 @@ GROUPS: dict[str, tuple[tuple[torch.Tensor, ...], list[Function]]] = {
             lambda x: F.conv_transpose2d(x, x[:2, :, :3, :2].permute(1, 0, 2, 3), stride=2, padding=1, output_padding=1),
             lambda x: F.conv_transpose1d(x[:, :, 0], x[0, :, :3, :2], dilation=2),
             lambda x: F.conv_transpose2d(x, x[:1, :, :2, :2].permute(1, 0, 2, 3).contiguous(), groups=4),
+        ],
+    ),
+    "images without a batch": (
+        (IMAGE[0],),
+        [
+            lambda x: F.conv2d(x, x[None, :, :3, :2]),
+            lambda x: F.conv_transpose2d(x, x[:, None, :3, :2], stride=2),
+            lambda x: F.max_pool2d(x, 2),
+            lambda x: F.max_pool1d(x[0], 2),
+            lambda x: F.avg_pool2d(x, 2),
+            lambda x: F.adaptive_avg_pool2d(x, (3, 1)),
+            lambda x: F.adaptive_avg_pool2d(x, (4, 2)),
+            lambda x: F.adaptive_avg_pool3d(x[None, :, :], (3, 4, 3)),
+            lambda x: F.max_unpool2d(*F.max_pool2d(x[None, :, :, :4], 2, return_indices=True), 2),
         ],
     ),
     "attention": (

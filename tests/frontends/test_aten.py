@@ -1,0 +1,101 @@
+"""Core ATen: every operator is imported with PyTorch's results, or refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gensyn_tvm import interpreter
+from gensyn_tvm.errors import UnsupportedOperatorError
+from gensyn_tvm.frontends.torch import array_of, from_torch
+from gensyn_tvm.frontends.torch_core import core_operators, status_of
+from gensyn_tvm.training.step import inference_graph
+from tests.frontends.aten_samples import GROUPS, REFUSED, SAMPLES, TOLERANCE, ULPS, Sample
+
+_SIZE = 24  # samples in a program
+
+CHUNKS = [(kind, list(group)[k : k + _SIZE]) for kind, group in GROUPS.items() for k in range(0, len(group), _SIZE)]
+
+
+class Calls(torch.nn.Module):
+    """Each sample on its own inputs."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        super().__init__()
+        self.samples = samples
+
+    def forward(self, *inputs: torch.Tensor) -> list[Any]:
+        rest, results = iter(inputs), []
+        for function, own in self.samples:
+            results.append(function(*(next(rest) for _ in own)))
+        return results
+
+
+def _import(samples: list[Sample]) -> tuple[Any, dict[str, np.ndarray], list[list[torch.Tensor]]]:
+    inputs = tuple(t.clone() for _, own in samples for t in own)
+    program = from_torch(Calls(samples), inputs)
+    expected = [torch.utils._pytree.tree_leaves(function(*(t.clone() for t in own))) for function, own in samples]
+    return program, dict(zip(program.inputs, map(array_of, inputs), strict=True)), expected
+
+
+def _check_exact(found: np.ndarray, wanted: np.ndarray, where: str) -> None:
+    """The same bits; a NaN is a NaN, whose bits PyTorch leaves open."""
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted), err_msg=where)
+    ours, theirs = (np.where(np.isnan(y), 0, y.view(f"u{y.dtype.itemsize}")) for y in (found, wanted))
+    np.testing.assert_array_equal(ours, theirs, err_msg=where)
+
+
+def _check_zeros(found: np.ndarray, wanted: np.ndarray, where: str) -> None:
+    _check_exact(found + 0.0, wanted + 0.0, where)
+
+
+def _check_ulps(found: np.ndarray, wanted: np.ndarray, where: str) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=ULPS * 2.0**-23, atol=ULPS * 2.0**-149, err_msg=where)
+
+
+def _check_scale(found: np.ndarray, wanted: np.ndarray, where: str) -> None:
+    if found.dtype.kind != "f":
+        _check_exact(found, wanted, where)
+        return
+    atol = TOLERANCE * max(float(np.abs(wanted).max(initial=0)), 1e-3)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=atol, err_msg=where)
+
+
+CHECKS: dict[str, Callable[[np.ndarray, np.ndarray, str], None]] = {
+    "exact": _check_exact,
+    "zeros": _check_zeros,
+    "ulp": _check_ulps,
+    "scale": _check_scale,
+}
+
+
+@pytest.mark.parametrize(("kind", "names"), CHUNKS, ids=[f"{kind}-{names[0]}" for kind, names in CHUNKS])
+def test_results_are_those_of_pytorch(kind: str, names: list[str]) -> None:
+    program, arrays, expected = _import([SAMPLES[name] for name in names])
+    graph = inference_graph(program)
+    results = iter(interpreter.run(graph, {i.name: arrays[i.name] for i in graph.inputs}))
+    for name, tensors in zip(names, expected, strict=True):
+        for tensor in tensors:
+            found, wanted = np.asarray(next(results)), array_of(tensor)
+            assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype), name
+            CHECKS[kind](found, wanted, name)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_reason(name: str) -> None:
+    function, inputs = REFUSED[name]
+    with pytest.raises(UnsupportedOperatorError) as info:
+        from_torch(Calls([(function, inputs)]), inputs)
+    assert name.split(".")[0] in info.value.operator
+    assert status_of(name).note in str(info.value)
+
+
+def test_every_operator_has_a_sample() -> None:
+    names = core_operators()
+    assert len(names) > 180
+    assert sorted(set(names) - {*SAMPLES, *REFUSED}) == []
+    assert {n for n in names if status_of(n).kind == "refused"} == set(REFUSED)
