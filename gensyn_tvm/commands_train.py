@@ -65,11 +65,12 @@ def train_config(
     program, step = _step(config)
     data = _data(config, config.data, step.gradient if isinstance(step, AccumulatedStep) else step.graph)
     trainer = _trainer(config, program, step, progress)
-    run = config.run
-    # A saved step that was trained already goes on from there.
-    saved = trainer.executable.state
-    start = saved if program is None and saved.step else None
-    training = trainer.fit(data, steps=run.steps, epochs=run.epochs, shuffle=run.shuffle, resume=resume, state=start)
+    del step  # its arrays are the initial state, which the run takes over
+    run, start = config.run, None
+    if program is None and trainer.executable.state.step:  # a saved step that was trained already goes on from there
+        start = trainer.executable.state
+    options: dict[str, Any] = {"steps": run.steps, "epochs": run.epochs, "shuffle": run.shuffle, "resume": resume}
+    training = trainer.fit(data, **options, state=start, release=True)
     _write(config, program, trainer, training)
     return Trained(config, trainer.stepper.digest, training)
 

@@ -157,7 +157,10 @@ def _compile_accumulated(
         compile(Source(g, State(step.arrays_of(g)), step.learning_rate), target, threads=threads, schedule=schedule)
         for g in (step.gradient, step.add, step.apply)
     )
-    return AccumulatedExecutable(gradient, add, apply, step.microbatches, State(step.arrays), step.learning_rate)
+    arrays = {**apply.state.arrays, **gradient.state.arrays}
+    for exe in (gradient, apply):
+        exe.state = State({name: arrays[name] for name in exe.state.arrays})
+    return AccumulatedExecutable(gradient, add, apply, step.microbatches, State(arrays), step.learning_rate)
 
 
 def _build(graph: Graph, target: Target, style: str, recomputed: Collection[int]) -> bytes:

@@ -40,7 +40,7 @@ TAIL = """
   (`passes/reorder.py`).
 - `exe.start()` writes the next state over the old one where the kernels allow it (`passes/in_place.py`). With `release=True` it
   takes over the executable's own state, array by array. Arrays that somebody else holds stay as they are; `exe.init()` is
-  refused from then on, and `exe.save` needs `state=run.state`.
+  refused from then on, and `exe.save` needs `state=run.state`. `Trainer.fit(…, release=True)` and `gensyn-tvm train` do so.
 - Files are read array by array, straight into the memory that kernels use (`runtime/arrays.py`).
 - `training_step(…, checkpoint=…)` computes activations again instead of keeping them ([training.md](training.md)).
 

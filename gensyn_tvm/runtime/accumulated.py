@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph
+from gensyn_tvm.canonical.types import TensorType, to_carrier
 from gensyn_tvm.errors import InputError, describe
-from gensyn_tvm.runtime.executable import Batch, Executable, State, as_array, named_batch, rate_of, scalar_of
+from gensyn_tvm.runtime.batch import Batch, named_batch, rate_of
+from gensyn_tvm.runtime.executable import Executable, State, as_array, scalar_of
+from gensyn_tvm.runtime.training_run import InPlace, OwnedState
 from gensyn_tvm.training.pairwise import PairwiseSum
 
 Arrays = Mapping[str, Any]
@@ -25,7 +28,7 @@ class AccumulatedExecutable:
     Attributes:
         gradient, add, apply: the executables of its three graphs.
         microbatches: how many make a step.
-        state: the initial arrays.
+        state: the initial arrays, which the executables share.
         learning_rate: default of each step.
     """
 
@@ -37,8 +40,30 @@ class AccumulatedExecutable:
     learning_rate: float
 
     def init(self, seed: int = 0) -> State:
-        """The state before the first step. Raises InputError for a seed that is no integer of 64 bits."""
+        """The state before the first step. Raises InputError for a seed that is no integer of 64 bits, or after ``release``."""
         return State(self.state.arrays, 0, self.gradient.init(seed).seed)
+
+    def start(self, state: State | None = None, *, release: bool = False) -> AccumulatedRun:
+        """A training run that owns a copy of the state and updates it in place; as ``Executable.start``."""
+        state = self.init() if state is None else state
+        for exe in (self.gradient, self.apply):
+            exe.check_state(state)
+        arrays, step, seed = dict(state.arrays), state.step, state.seed
+        del state
+        if release:
+            self.release()
+        return AccumulatedRun(self, arrays, step, seed)
+
+    def release(self) -> None:
+        """As ``Executable.release``."""
+        for exe in (self.gradient, self.apply):
+            exe.release()
+        self.state = self.gradient.state
+
+    @property
+    def state_types(self) -> Mapping[str, TensorType]:
+        """The types of the arrays of a state by name."""
+        return {**self.gradient.state_types, **self.apply.state_types}
 
     def __call__(
         self, state: State, microbatches: Iterable[Batch], *, learning_rate: float | None = None
@@ -48,15 +73,61 @@ class AccumulatedExecutable:
         Raises:
             InputError: another number of microbatches, or arrays that do not fit.
         """
+        return self.run_with(self._run, state, microbatches, learning_rate)
+
+    def run_with(
+        self, run: Runner, state: State, microbatches: Iterable[Batch], learning_rate: float | None
+    ) -> tuple[State, dict[str, Any]]:
+        """A step whose graphs ``run`` runs; raises as a call."""
         rate = rate_of(self.apply.graph, self.learning_rate if learning_rate is None else learning_rate)
         graphs = (self.gradient.graph, self.add.graph, self.apply.graph)
-        return run_accumulated(self._run, graphs, state, microbatches, self.microbatches, rate)
+        return run_accumulated(run, graphs, state, microbatches, self.microbatches, rate)
 
     def _run(self, graph: Graph, arrays: Arrays) -> list[Any]:
         exe = next(e for e in (self.gradient, self.add, self.apply) if e.graph is graph)
-        roles = {i.name: i.role for i in graph.inputs}
-        given = {n: a for n, a in arrays.items() if roles.get(n) not in STATE_ROLES}
-        return exe.run(given, arrays)
+        return exe.run(_without_states(graph, arrays), arrays)
+
+
+class AccumulatedRun(OwnedState):
+    """What ``AccumulatedExecutable.start`` gives; called as ``run(microbatches) -> metrics``.
+
+    The same bits as ``exe(state, microbatches)``, with one copy of the state instead of two.
+    """
+
+    def __init__(self, exe: AccumulatedExecutable, arrays: dict[str, Any], steps: int, seed: int) -> None:
+        super().__init__(exe.state_types, arrays, steps, seed)
+        self._exe, self._update = exe, InPlace(exe.apply, self.own)
+        #: What each microbatch hands to the next is small, and changes for good only with the step.
+        self._buffers = frozenset(o.name for o in exe.gradient.graph.outputs if o.updates)
+
+    def __call__(self, microbatches: Iterable[Batch], *, learning_rate: float | None = None) -> dict[str, Any]:
+        """Take a step; the metrics. The microbatches are taken one after another, so they may come from a generator.
+
+        Raises:
+            InputError: another number of microbatches, or arrays that do not fit; the state is as before.
+            TrainingError: a step before this one failed half-way, or the run is finished.
+        """
+        self.check()
+        state, metrics = self._exe.run_with(self._run, self.borrowed(), microbatches, learning_rate)
+        for name in self._buffers:
+            self.own[name][...] = to_carrier(as_array(state.arrays[name]))
+        self.steps += 1
+        return metrics
+
+    def _run(self, graph: Graph, arrays: Arrays) -> list[Any]:
+        exe, given = self._exe, _without_states(graph, arrays)
+        if graph is exe.apply.graph:
+            results: list[Any] = list(exe.apply.outputs_of(self.updated(self._update, given)))
+            exe.gradient.forget()
+            return results
+        if graph is exe.add.graph:
+            return exe.add.run(given, arrays)
+        return exe.gradient.run(given, arrays, own={n: a for n, a in self.own.items() if n not in self._buffers})
+
+
+def _without_states(graph: Graph, arrays: Arrays) -> dict[str, Any]:
+    roles = {i.name: i.role for i in graph.inputs}
+    return {n: a for n, a in arrays.items() if roles.get(n) not in STATE_ROLES}
 
 
 def run_accumulated(

@@ -125,6 +125,11 @@ class CudaMachine:
         """No output has one."""
         return False
 
+    def forget(self) -> None:
+        """Arrays of state that are bound may have other bytes by now: the next run binds all anew."""
+        self.states.clear()
+        self._is_prepared = False
+
     def reset_places(self) -> None:
         """There are none."""
 

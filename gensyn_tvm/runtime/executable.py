@@ -16,6 +16,7 @@ from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Input, Output
 from gensyn_tvm.canonical.types import NARROW, TensorType, from_carrier, to_carrier
 from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.evidence.digests import state_digest
+from gensyn_tvm.runtime.batch import Batch, checked_seed, named_batch, rate_of
 from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.cuda import CudaMachine
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from gensyn_tvm.runtime.training_run import TrainingRun
 
 _MISSING = object()
-
-Batch = Mapping[str, Any] | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class State(Mapping[str, Any]):
 
     def digest(self) -> str:
         """SHA-256 (hex) over names, dtypes, shapes and bits of all arrays."""
-        return state_digest(self.numpy())
+        return state_digest({name: as_array(value) for name, value in self.arrays.items()})
 
 
 #: What an executable has for a state after it handed its own to a training run.
@@ -150,13 +149,12 @@ class Executable:
         Raises:
             InputError: the seed is no integer of 64 bits, or the state was released.
         """
-        if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
-            raise InputError(f"seed={seed!r}; expected a 64-bit integer")
+        checked = checked_seed(seed)
         if self.state is RELEASED:
             raise InputError(
-                "start(release=True) handed the state to a training run: take run.state, or load the program again"
+                "release=True handed the initial state to a training run: take the run's state, or load the program again"
             )
-        return State(self.state.arrays, 0, int(seed))
+        return State(self.state.arrays, 0, checked)
 
     def start(self, state: State | None = None, *, release: bool = False) -> TrainingRun:
         """A training run that owns a copy of the state and updates it in place: less memory, the same bits.
@@ -179,8 +177,12 @@ class Executable:
         arrays, step, seed = dict(state.arrays), state.step, state.seed
         del state
         if release:
-            self.state = RELEASED
+            self.release()
         return TrainingRun(self, arrays, step, seed)
+
+    def release(self) -> None:
+        """Forget ``self.state``: ``init()`` is refused from now on, and ``save`` needs a state."""
+        self.state = RELEASED
 
     def check_state(self, state: State) -> None:
         """Raise InputError for a state whose arrays are not those of the program, all named."""
@@ -265,21 +267,40 @@ class Executable:
         control = {i.name: np.asarray(scalars[i.role]) for i in self.graph.inputs if i.role in scalars}
         return {**named, **control}
 
-    def run(self, given: Mapping[str, Any], state: Mapping[str, Any]) -> list[Any]:
+    def run(
+        self, given: Mapping[str, Any], state: Mapping[str, Any], *, own: Mapping[str, np.ndarray] | None = None
+    ) -> list[Any]:
         """Run on named arrays; the outputs in the order of the graph, as TVM tensors.
 
         Outputs that TVM cannot hold (of a narrow dtype, or cut to an extent computed at run time) are NumPy arrays.
 
+        Args:
+            given: the inputs.
+            state: the arrays of state.
+            own: instead, carried and checked arrays of state that are read where they are. Whoever writes to one of them calls
+                ``forget`` before the next run.
+
         Raises:
             InputError: missing, unknown or ill-typed arrays, all named.
         """
-        return self._run(given, state, tensors={o.name for o in self.graph.outputs})
+        return self._run(given, state, {o.name for o in self.graph.outputs}, own)
 
-    def _run(self, given: Mapping[str, Any], state: Mapping[str, Any], tensors: Collection[str]) -> list[Any]:
-        """The outputs, those called ``tensors`` as TVM tensors and the others as NumPy arrays."""
+    def forget(self) -> None:
+        """Look at all arrays of state anew in the next run, whatever was given in the last."""
+        with POOL_LOCK:
+            self._machine.forget()
+
+    def _run(
+        self,
+        given: Mapping[str, Any],
+        state: Mapping[str, Any],
+        tensors: Collection[str],
+        own: Mapping[str, np.ndarray] | None = None,
+    ) -> list[Any]:
+        """The outputs, those called ``tensors`` as TVM tensors and the others as NumPy arrays; ``own`` as of ``_give``."""
         machine = self._machine
         with POOL_LOCK:
-            _held = self._give(given, state)
+            _held = self._give(given, state, own)
             lasting = [o.name in tensors for o in self.graph.outputs]
             lasting += [False] * (len(machine.plan.outputs) - len(lasting))
             arrays = machine.outputs(lasting)
@@ -295,14 +316,19 @@ class Executable:
             for o, a, keep in zip(self.graph.outputs, arrays, lasting, strict=False)
         ]
 
+    def outputs_of(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs, of arrays as the code wrote them."""
+        return [from_carrier(a, self._types[o.value].dtype) for o, a in zip(self.graph.outputs, arrays, strict=False)]
+
     def _metrics(self, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
         """What a step shows, of arrays as its code wrote them."""
-        shown = [(o, a) for o, a in zip(self.graph.outputs, arrays, strict=False) if not o.updates]
-        return {o.name: scalar_of(from_carrier(a, self._types[o.value].dtype)) for o, a in shown}
+        pairs = zip(self.graph.outputs, self.outputs_of(arrays), strict=True)
+        return {o.name: scalar_of(a) for o, a in pairs if not o.updates}
 
     @cached_property
-    def _state_types(self) -> Mapping[str, str]:
-        return {i.name: i.type.dtype for i in self.graph.inputs if i.role in STATE_ROLES}
+    def state_types(self) -> Mapping[str, TensorType]:
+        """The types of the arrays of a state by name."""
+        return {i.name: i.type for i in self.graph.inputs if i.role in STATE_ROLES}
 
     @cached_property
     def _types(self) -> Mapping[int, TensorType]:
@@ -319,19 +345,20 @@ class Executable:
         return feeds
 
     def _give(
-        self, given: Mapping[str, Any], state: Mapping[str, Any], own: Mapping[int, np.ndarray] | None = None
+        self, given: Mapping[str, Any], state: Mapping[str, Any], own: Mapping[str, np.ndarray] | None = None
     ) -> list[Any]:
         """Bind all inputs; the result must be held until the run is over.
 
-        ``own``: by slot carried arrays of state that are checked already and that only the caller writes to.
+        ``own``: carried arrays of state by name that are checked already and that only the caller writes to.
         """
         machine, problems, held, found = self._machine, [], [], 0
         for slot, declared, dtype, keep in self._feeds:
-            if own is not None and slot in own:
-                if slot not in machine.states or machine.states[slot].given is not own[slot]:
-                    held.append(machine.bind(slot, own[slot], own[slot], lasting=True, keep=keep))
-                continue
             is_state = declared.role in STATE_ROLES
+            if own is not None and is_state and declared.name in own:
+                array = own[declared.name]
+                if slot not in machine.states or machine.states[slot].given is not array:
+                    held.append(machine.bind(slot, array, array, lasting=True, keep=keep))
+                continue
             source = state if is_state else given
             value = source.get(declared.name, _MISSING)
             if value is _MISSING:
@@ -394,35 +421,6 @@ class Executable:
         from gensyn_tvm.runtime.packaging import save_executables
 
         save_executables(Path(path), [self, *others], state)
-
-
-def named_batch(graph: Graph, batch: Batch) -> Mapping[str, Any]:
-    """The arrays of a batch by name: they are given so, or in the order of the graph's inputs.
-
-    Raises:
-        InputError: something else, or another number of arrays.
-    """
-    if isinstance(batch, Mapping):
-        return batch
-    names = [i.name for i in graph.inputs if i.role in ("input", "target")]
-    if not isinstance(batch, Sequence):
-        raise InputError(f"the batch is a {type(batch).__name__}, expected {', '.join(names)} in a tuple or by name")
-    if len(batch) != len(names):
-        raise InputError(f"the batch has {len(batch)} arrays, expected {len(names)}: {', '.join(names)}")
-    return dict(zip(names, batch, strict=True))
-
-
-def rate_of(graph: Graph, rate: Any) -> np.float32:
-    """The learning rate as the program reads it; zero if the program has none.
-
-    Raises:
-        InputError: it is no finite float32.
-    """
-    if rate is None and all(i.role != "learning_rate" for i in graph.inputs):
-        return np.float32(0.0)
-    if not isinstance(rate, int | float | np.number) or not abs(float(rate)) <= float(np.finfo(np.float32).max):
-        raise InputError(f"learning_rate={rate!r}; expected a finite number")
-    return np.float32(rate)
 
 
 def as_array(value: Any) -> np.ndarray:

@@ -126,6 +126,12 @@ class Machine:
         """Whether nobody modifies the arrays of state that are bound."""
         return all(bound.given is not None for bound in self.states.values())
 
+    def forget(self) -> None:
+        """Arrays of state that are bound may have other bytes by now: the next run binds all anew."""
+        self.states.clear()
+        self.owner = None
+        self._is_prepared = False
+
     def reset_places(self) -> None:
         """Small outputs are written to their fixed places again."""
         for slot, stage in self._stages.items():

@@ -26,7 +26,7 @@ from gensyn_tvm.canonical.types import DTYPES, TensorType
 from gensyn_tvm.errors import CheckpointError, InvalidProgramError, describe
 from gensyn_tvm.evidence.digests import state_digest
 from gensyn_tvm.runtime.arrays import StoredArraysError, pack_arrays, unpack_arrays
-from gensyn_tvm.runtime.executable import State
+from gensyn_tvm.runtime.executable import State, as_array
 from gensyn_tvm.trainer.files import sync_folder, write_synced
 
 FORMAT = "gensyn_tvm.checkpoint"
@@ -92,7 +92,7 @@ def write_checkpoint(
     Raises:
         OSError: something cannot be written; no checkpoint that was there is harmed.
     """
-    arrays = state.numpy()
+    arrays = {name: as_array(value) for name, value in state.arrays.items()}
     packed = pack_arrays(arrays)
     facts: dict[str, Any] = {
         "format": FORMAT,

@@ -12,9 +12,10 @@ from tvm import relax
 
 from gensyn_tvm.canonical.from_relax import freeze
 from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.canonical.types import to_carrier
 from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.program import Program
-from gensyn_tvm.runtime.executable import Executable, as_array
+from gensyn_tvm.runtime.executable import Executable, State, as_array
 from gensyn_tvm.trainer.batches import batch_size, named_batch
 from gensyn_tvm.trainer.data import batches_of
 from gensyn_tvm.trainer.stepper import Stepper
@@ -126,8 +127,12 @@ class Evaluator:
 
         self.evaluation = evaluation
         program = evaluation.program
-        self.exe = program if isinstance(program, Executable) else compile(program, target, threads=step.threads)
-        lacking = sorted(set(self.exe.state) - set(step.exe.state))
+        if isinstance(program, Executable):
+            self.exe = program
+        else:
+            self.exe = compile(program, target, threads=step.threads)
+            self.exe.release()  # it only ever reads the arrays that are trained
+        lacking = sorted(set(self.exe.state_types) - set(step.exe.state_types))
         if evaluation.every < 1 or (evaluation.batches or 1) < 1 or self.exe.is_training_step or lacking:
             found = f"every={evaluation.every}, batches={evaluation.batches}"
             found += ", a training step" if self.exe.is_training_step else ""
@@ -138,25 +143,33 @@ class Evaluator:
         self.batches = batches_of(evaluation.data, lambda: batch_size(self.exe.graph), seed=0, shuffle=False)
 
     def run(self, arrays: Mapping[str, Any]) -> dict[str, float]:
-        """The numbers for a state's arrays.
+        """The numbers for a state's arrays, which nobody writes to meanwhile: they are read where they are.
 
         Raises:
             InputError: the data do not fit the program, or give no batch; no averages in the state.
         """
         arrays = {**arrays, **averaged(arrays)} if self.evaluation.averaged else arrays
+        self.exe.check_state(State(arrays))
+        own = {name: to_carrier(as_array(arrays[name])) for name in self.exe.state_types}
+        try:
+            return self._means(own)
+        finally:
+            self.exe.forget()
+
+    def _means(self, own: Mapping[str, np.ndarray]) -> dict[str, float]:
         sums: dict[str, np.float64] = {}
         count = 0
         for batch in islice(self.batches.start(0, epochs=1), self.evaluation.batches):
-            for name, value in self._numbers(named_batch(self._step, batch), arrays).items():
+            for name, value in self._numbers(named_batch(self._step, batch), own).items():
                 sums[name] = sums.get(name, np.float64(0)) + np.float64(value)
             count += 1
         if not sums:
             raise InputError("the data of an evaluation give no batch")
         return {name: float(value / np.float64(count)) for name, value in sums.items()}
 
-    def _numbers(self, batch: Mapping[str, Any], arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _numbers(self, batch: Mapping[str, Any], own: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         reads = {i.name for i in self.exe.graph.inputs if i.role in ("input", "target")}
-        results = self.exe.run({n: v for n, v in batch.items() if n in reads}, arrays)
+        results = self.exe.run({n: v for n, v in batch.items() if n in reads}, {}, own=own)
         outputs = {o.name: as_array(r) for o, r in zip(self.exe.graph.outputs, results, strict=True)}
         if self.evaluation.metrics is not None:
             return self.evaluation.metrics(outputs, batch)

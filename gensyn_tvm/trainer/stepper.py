@@ -10,8 +10,9 @@ import numpy as np
 
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import InputError, describe
-from gensyn_tvm.runtime.accumulated import AccumulatedExecutable
+from gensyn_tvm.runtime.accumulated import AccumulatedExecutable, AccumulatedRun
 from gensyn_tvm.runtime.executable import Executable, State
+from gensyn_tvm.runtime.training_run import TrainingRun
 from gensyn_tvm.trainer.batches import batch_size, named_batch
 
 
@@ -59,13 +60,19 @@ class Stepper:
         """The program's own learning rate."""
         return self.exe.learning_rate
 
-    def init(self, seed: int) -> State:
-        """The state before the first step."""
-        return self.exe.init(seed)
+    def begin(self, state: State | None, seed: int, *, release: bool = False) -> Steps:
+        """A run of steps on a copy of the state, by default the initial one.
+
+        Raises:
+            InputError: a state that does not fit, or the initial one was released before.
+        """
+        run = self.exe.start(state, release=release)  # a name for the initial state would keep its arrays
+        run.seed = seed
+        return Steps(self, run)
 
     def state_types(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of every array of the state."""
-        return {name: (array.shape, array.dtype.name) for name, array in self.exe.state.numpy().items()}
+        return {name: (t.shape, t.dtype) for name, t in self.exe.state_types.items()}
 
     def samples(self) -> int:
         """Samples of a batch.
@@ -77,20 +84,19 @@ class Stepper:
             return self.exe.microbatches * batch_size(self.graph)
         return batch_size(self.graph) if self.count is None else self.count * batch_size(self.graph, axis=1)
 
-    def __call__(self, state: State, batch: Any, rate: np.float32 | None) -> tuple[State, dict[str, Any]]:
-        """The next state and the metrics of a step.
+    def given(self, batch: Any) -> Any:
+        """What the program is called with for a batch of samples.
 
         Raises:
-            InputError: arrays that do not fit.
+            InputError: it cannot be cut into microbatches.
         """
         named = named_batch(self.graph, batch)
-        options: dict[str, Any] = {} if rate is None else {"learning_rate": rate}
         if self.count is None:
-            return self.exe(state, named, **options)
+            return named
         cut = self._cut(named, self.count)
         if isinstance(self.exe, AccumulatedExecutable):
-            return self.exe(state, [{n: a[m] for n, a in cut.items()} for m in range(self.count)], **options)
-        return self.exe(state, cut, **options)
+            return [{n: a[m] for n, a in cut.items()} for m in range(self.count)]
+        return cut
 
     def _cut(self, named: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
         """Samples (n * b, …) as (n, b, …)."""
@@ -102,3 +108,22 @@ class Stepper:
                 raise InputError(describe(f"a batch cannot be cut into {count} microbatches", found=found))
             cut[name] = array.reshape(count, len(array) // count, *array.shape[1:])
         return cut
+
+
+class Steps:
+    """Steps that update a state in place.
+
+    Attributes:
+        run: the program's own run: its number of steps, and its state.
+    """
+
+    def __init__(self, stepper: Stepper, run: TrainingRun | AccumulatedRun) -> None:
+        self.stepper, self.run = stepper, run
+
+    def __call__(self, batch: Any, rate: np.float32 | None) -> dict[str, Any]:
+        """The metrics of a step.
+
+        Raises:
+            InputError: arrays that do not fit; the state is as before.
+        """
+        return self.run(self.stepper.given(batch), learning_rate=None if rate is None else float(rate))

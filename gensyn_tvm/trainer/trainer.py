@@ -16,6 +16,7 @@ import numpy as np
 
 from gensyn_tvm.errors import CheckpointError, InputError, TrainingError, describe
 from gensyn_tvm.runtime.accumulated import AccumulatedExecutable
+from gensyn_tvm.runtime.batch import checked_seed
 from gensyn_tvm.runtime.executable import Executable, State
 from gensyn_tvm.trainer.checkpoint import (
     Checkpoint,
@@ -29,7 +30,7 @@ from gensyn_tvm.trainer.data import IndexedBatches, StreamBatches, batches_of
 from gensyn_tvm.trainer.evaluation import Evaluation, Evaluator
 from gensyn_tvm.trainer.logs import Log
 from gensyn_tvm.trainer.rates import LearningRate, Rates
-from gensyn_tvm.trainer.stepper import Stepper
+from gensyn_tvm.trainer.stepper import Stepper, Steps
 from gensyn_tvm.trainer.watch import Stop, folder_lock, progress_bar
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Trainer:
     ) -> None:
         self.executable = _compiled(step, target, threads, schedule)
         self.stepper = Stepper(self.executable, microbatches)
-        self.seed = self.stepper.init(seed).seed
+        self.seed = checked_seed(seed)
         self.learning_rate, self.checkpoints, self.logs = learning_rate, checkpoints, tuple(logs)
         self.log_every, self.optimizer = log_every, optimizer
         self.progress = sys.stderr.isatty() if progress is None else progress
@@ -139,8 +140,9 @@ class Trainer:
         shuffle: bool = True,
         resume: bool | str | os.PathLike[str] = False,
         state: State | None = None,
+        release: bool = False,
     ) -> Training:
-        """Train.
+        """Train. The state is updated in place: it is in memory once, beside the program's initial parameters.
 
         Args:
             data: arrays by name or in a tuple, ``Arrays``, ``Tokens``, a data set with ``len()`` and ``[i]``, or an iterable of
@@ -151,6 +153,8 @@ class Trainer:
             resume: True continues from the last whole checkpoint of ``checkpoints.folder``; ``"auto"`` does so if there is any
                 checkpoint; anything else is the path of a checkpoint.
             state: begin from this state instead of the initial one.
+            release: hand the initial state over to the run, so that nothing of it stays in memory. Afterwards ``fit`` needs
+                ``state`` or ``resume``, and ``executable.save`` a state.
 
         Raises:
             InputError: data or batches that do not fit, unusable lengths.
@@ -165,8 +169,8 @@ class Trainer:
             raise InputError("give steps= or epochs=, one of them")
         batches = batches_of(data, self.stepper.samples, self.seed, shuffle)
         with folder_lock(None if self.checkpoints is None else Path(self.checkpoints.folder)):
-            run = _Run(self, batches, steps, epochs, state)
-            run.begin(resume)
+            run = _Run(self, batches, steps, epochs)
+            run.begin(resume, state, release)
             return run.loop()
 
 
@@ -192,12 +196,11 @@ class _Run:
         batches: IndexedBatches | StreamBatches,
         steps: int | None,
         epochs: int | None,
-        state: State | None,
     ) -> None:
         self.trainer, self.exe, self.batches = trainer, trainer.stepper, batches
-        start = self.exe.init(trainer.seed) if state is None else State(state.arrays, state.step, trainer.seed)
-        self.result = Training(start)
-        self.rates = Rates(trainer.learning_rate, self.exe.learning_rate, start.step)
+        self.result = Training(State({}))  # the state comes when the run is over
+        self.steps: Steps
+        self.rates: Rates
         self.taken = 0
         self.epochs, self.total = epochs, steps if epochs is None else batches.total(epochs)
         self._data: dict[str, Any] = {}
@@ -205,7 +208,12 @@ class _Run:
 
     # ---- beginning ----
 
-    def begin(self, resume: bool | str | os.PathLike[str]) -> None:
+    @property
+    def step(self) -> int:
+        """The step that the state has come to."""
+        return self.steps.run.steps
+
+    def begin(self, resume: bool | str | os.PathLike[str], state: State | None, release: bool) -> None:
         """Load what is continued, and open the logs."""
         settings = self.trainer.checkpoints
         if settings is None and resume in (True, "auto"):
@@ -213,20 +221,22 @@ class _Run:
         there = checkpoints(settings.folder) if settings else []
         if settings:
             self._data = self.batches.description()
+        self.rates = Rates(self.trainer.learning_rate, self.exe.learning_rate, 0 if state is None else state.step)
         if settings and (resume is True or (resume == "auto" and there)):
-            self._continue(latest_checkpoint(settings.folder))
+            state = self._continued(latest_checkpoint(settings.folder))
         elif not isinstance(resume, bool) and resume != "auto":
             self._data = self.batches.description()
-            self._continue(read_checkpoint(resume))
+            state = self._continued(read_checkpoint(resume))
         elif settings and there:
             remedy = "resume=True, or another folder"
             raise CheckpointError(
                 describe("there are checkpoints already", where=str(settings.folder), found=there[-1].name, remedy=remedy)
             )
+        self.steps = self.exe.begin(state, self.trainer.seed, release=release)
         for log in self.trainer.logs:
-            log.begin(self.taken and self.result.state.step)
+            log.begin(self.taken and self.step)
 
-    def _continue(self, checkpoint: Checkpoint) -> None:
+    def _continued(self, checkpoint: Checkpoint) -> State:
         manifest = checkpoint.manifest
         _check_program(checkpoint, self.exe)
         numbers = (manifest["data"].get("batches"), *(manifest["learning_rates"].get(k) for k in ("first_step", "count")))
@@ -240,7 +250,8 @@ class _Run:
         self.rates = Rates(self.trainer.learning_rate, self.exe.learning_rate, first)
         self.rates.skip(count)
         _same(checkpoint, "learning rates", manifest["learning_rates"], self.rates.description())
-        self.result = Training(checkpoint.state, best=dict(manifest["best"]), checkpoint=checkpoint.path)
+        self.result.best, self.result.checkpoint = dict(manifest["best"]), checkpoint.path
+        return checkpoint.state
 
     # ---- steps ----
 
@@ -254,13 +265,14 @@ class _Run:
                     self._after(last)
                     if stop.signal and not last:
                         self.save()
-                        stop.leave(self.result.state.step, self.result.checkpoint)
+                        stop.leave(self.step, self.result.checkpoint)
                 if not self.taken or self.taken < (self.total or 0):
                     found, expected = f"{self.taken} batches", f"{self.total or 'some'}"
                     raise InputError(describe("the data ended before the run", found=found, expected=expected))
         finally:
             for log in self.trainer.logs:
                 log.close()
+        self.result.state = self.steps.run.finish()
         return self.result
 
     def _remaining(self) -> Iterator[Any]:
@@ -268,10 +280,9 @@ class _Run:
         return islice(self.batches.start(self.taken, self.epochs), missing) if missing != 0 else iter(())
 
     def _step(self, batch: Any) -> None:
-        state = self.result.state
         rate = self.rates.take()
         try:
-            self.result.state, metrics = self.exe(state, batch, rate)
+            metrics = self.steps(batch, rate)
         except InputError as error:
             place = f"batch {self.taken} (epoch {self.batches.epoch_of(self.taken)})"
             raise InputError(f"{place}: {error}") from error
@@ -285,7 +296,7 @@ class _Run:
             raise TrainingError(
                 describe(
                     f"the loss is {loss}",
-                    where=f"step {state.step + 1}, epoch {self.batches.epoch_of(self.taken)}, batch {self.taken}",
+                    where=f"step {self.step}, epoch {self.batches.epoch_of(self.taken)}, batch {self.taken}",
                     found=f"{before}, learning rate {'none' if rate is None else f'{rate:.6g}'}",
                     expected="a finite loss",
                     remedy=f"lower the learning rate, or look at this batch; last checkpoint: {saved}",
@@ -297,7 +308,7 @@ class _Run:
 
     def _after(self, last: bool) -> None:
         """Evaluation, logs and checkpoint of a step."""
-        step, settings = self.result.state.step, self.trainer.checkpoints
+        step, settings = self.step, self.trainer.checkpoints
         values: dict[str, Any] = {}
         if self.trainer.evaluator and (last or step % self.trainer.evaluator.evaluation.every == 0):
             values = self._evaluate()
@@ -311,9 +322,9 @@ class _Run:
             self.save()
 
     def _evaluate(self) -> dict[str, float]:
-        evaluator, step = self.trainer.evaluator, self.result.state.step
+        evaluator, step = self.trainer.evaluator, self.step
         assert evaluator is not None
-        numbers = evaluator.run(self.result.state.arrays)
+        numbers = evaluator.run(self.steps.run.borrowed().arrays)
         self.result.evaluations.append((step, numbers))
         name = evaluator.best_name(numbers)
         best = self.result.best
@@ -329,7 +340,7 @@ class _Run:
             return
         self.result.checkpoint = write_checkpoint(
             Path(settings.folder),
-            self.result.state,
+            self.steps.run.borrowed(),
             program=self.exe.digest,
             data={"batches": self.taken, **self._data},
             learning_rates=self.rates.description(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 import gensyn_tvm
 from gensyn_tvm.demo.models import MODELS
 from gensyn_tvm.errors import InputError, TrainingError
+from gensyn_tvm.runtime.accumulated import AccumulatedExecutable
 from gensyn_tvm.runtime.executable import Executable, State
+from gensyn_tvm.training.accumulation import accumulated_step
 from gensyn_tvm.training.step import TrainingStep
 
 
@@ -139,3 +142,86 @@ def test_a_state_that_does_not_fit_releases_nothing(step: TrainingStep) -> None:
     with pytest.raises(InputError, match="missing parameter"):
         exe.start(State({}), release=True)
     exe.init()
+
+
+def test_a_borrowed_state_is_the_present_one_and_cannot_be_written_to(exe: Executable) -> None:
+    run = exe.start()
+    borrowed = run.borrowed()
+    digest = borrowed.digest()
+    assert digest == exe.init().digest()
+    name = next(iter(borrowed))
+    with pytest.raises(ValueError, match="read-only"):
+        borrowed.arrays[name][...] = 0
+    run(batch(exe, 1))
+    large = [n for n, a in borrowed.arrays.items() if a.nbytes > 4096]
+    assert large
+    assert all(borrowed.arrays[n].tobytes() == run.state[n].tobytes() for n in large)
+
+
+def test_a_finished_run_hands_out_its_arrays_and_takes_no_further_step(exe: Executable) -> None:
+    run, other = exe.start(), exe.start()
+    run(batch(exe, 1))
+    other(batch(exe, 1))
+    arrays = {n: a.ctypes.data for n, a in run.own.items()}
+    state = run.finish()
+    assert {n: a.ctypes.data for n, a in state.arrays.items()} == arrays
+    assert (state.step, state.digest()) == (1, other.state.digest())
+    with pytest.raises(TrainingError, match="finished"):
+        run(batch(exe, 2))
+    with pytest.raises(TrainingError, match="finished"):
+        _ = run.state
+    other(batch(exe, 2))
+    assert state.digest() != other.state.digest()
+
+
+# ---- one microbatch after another -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def accumulated() -> AccumulatedExecutable:
+    """With batch normalisation, whose running statistics each microbatch changes."""
+    return gensyn_tvm.compile(accumulated_step(MODELS[0].load(4), microbatches=3, optimizer="adamw"))
+
+
+def microbatches(exe: AccumulatedExecutable, seed: int, count: int = 3) -> Iterator[tuple[np.ndarray, ...]]:
+    return (batch(exe.gradient, seed * 10 + m) for m in range(count))
+
+
+def test_an_accumulated_run_gives_the_bits_of_calls(accumulated: AccumulatedExecutable) -> None:
+    exe = accumulated
+    state, run, other = exe.init(3), exe.start(exe.init(3)), exe.start()
+    for k in range(3):
+        state, metrics = exe(state, microbatches(exe, k), learning_rate=0.01 / (k + 1))
+        assert bits(run(microbatches(exe, k), learning_rate=0.01 / (k + 1))) == bits(metrics)
+        other(microbatches(exe, k + 50))
+        assert run.state.digest() == state.digest()
+    assert (run.state.step, run.state.seed, run.steps) == (3, 3, 3)
+    assert other.state.digest() != state.digest()
+
+
+def test_microbatches_that_do_not_fit_leave_the_state_as_it_was(accumulated: AccumulatedExecutable) -> None:
+    """Also if the running statistics of earlier microbatches are known by then."""
+    exe = accumulated
+    run, plain = exe.start(), exe.start()
+    run(microbatches(exe, 1))
+    plain(microbatches(exe, 1))
+    good = list(microbatches(exe, 2))
+    for wrong in (good[:2], [*good, good[0]], [*good[:2], (np.zeros(3, np.float32), np.zeros(3, np.int64))]):
+        with pytest.raises(InputError, match="expected"):
+            run(wrong)
+        assert run.state.digest() == plain.state.digest()
+    assert bits(run(good)) == bits(plain(good))
+    assert run.state.digest() == plain.state.digest()
+
+
+def test_an_accumulated_step_has_its_initial_arrays_once_and_gives_them_up() -> None:
+    exe = gensyn_tvm.compile(accumulated_step(MODELS[0].load(4), microbatches=3, optimizer="adamw"))
+    for part in (exe.gradient, exe.apply):
+        assert all(exe.state.arrays[n] is a for n, a in part.state.arrays.items())
+    plain = exe.start()
+    known = [weakref.ref(a) for a in exe.state.arrays.values()]
+    run = exe.start(release=True)
+    assert [r() for r in known] == [None] * len(known)
+    assert bits(run(microbatches(exe, 1))) == bits(plain(microbatches(exe, 1)))
+    with pytest.raises(InputError, match="release=True"):
+        exe.start()

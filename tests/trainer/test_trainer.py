@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,21 @@ def test_one_run_at_a_time_in_a_folder(exe: Executable, data: Data, tmp_path: Pa
 
     Trainer(exe, checkpoints=Checkpoints(tmp_path)).fit(batches(), steps=1)
     assert inside[0].startswith("another run writes its checkpoints here")
+
+
+def test_a_run_that_takes_the_initial_state_over(step: TrainingStep, program: Program, data: Data, tmp_path: Path) -> None:
+    """Nothing of it stays: the state is in memory once, evaluations and checkpoints included."""
+    settings: dict[str, Any] = {"evaluation": Evaluation(evaluation_graph(program), data, every=2)}
+    expected = Trainer(step, threads=1, **settings).fit(data, steps=4)
+    trainer = Trainer(step, threads=1, checkpoints=Checkpoints(tmp_path, every=2), **settings)
+    known = [weakref.ref(a) for a in trainer.executable.state.arrays.values()]
+    result = trainer.fit(data, steps=4, release=True)
+    assert [r() for r in known] == [None] * len(known)
+    assert (result.state.digest(), result.evaluations) == (expected.state.digest(), expected.evaluations)
+    with pytest.raises(InputError, match="release=True"):
+        Trainer(trainer.executable).fit(data, steps=1)
+    assert Trainer(trainer.executable).fit(data, steps=1, state=result.state).state.step == 5
+    assert trainer.fit(data, steps=6, resume=True).state.step == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
