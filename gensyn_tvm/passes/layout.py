@@ -20,6 +20,7 @@ from gensyn_tvm.passes import layout_convolutions, layout_matmul
 from gensyn_tvm.passes.layout_matmul import Operand
 from gensyn_tvm.passes.layout_tasks import Read, Task
 from gensyn_tvm.passes.lift import HINTS
+from gensyn_tvm.passes.views import ALONE
 from gensyn_tvm.schedules import records
 from gensyn_tvm.schedules.parameters import ProductParameters
 from gensyn_tvm.targets.cpu import CpuTarget
@@ -138,7 +139,7 @@ class Layouts:
         t = self.types[value]
         flat = TensorType((t.size,), t.dtype)
         if t.rank != 1:
-            value = self.shared(Node("reshape", (value,), {"shape": flat.shape}, (flat,), source))
+            value = self.shared(Node("reshape", (value,), {"shape": flat.shape, ALONE: True}, (flat,), source))
         attrs = {
             "batch": tuple(batch),
             "terms": tuple(terms),

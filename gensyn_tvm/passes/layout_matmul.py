@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.operators.products.matmul import CHUNK, logical_shape
+from gensyn_tvm.operators.products.matmul import CHUNK, logical_shape, rows_exchanged
 from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE
 from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, given_tile, row_block
 from gensyn_tvm.schedules.parameters import LEFT_PANELS, MatmulParameters
@@ -26,6 +26,8 @@ _CACHE_PERIOD, _CACHE_WAYS = 4096, 8
 _SECOND_LEVEL = 1024 * 1024
 #: How much slower a tile is whose rows share lines of the cache, or whose next term lies in another page.
 _CROWDED, _FAR = 1.08, 1.7
+#: How much slower it is to read parameters from memory as scalars, once, than as vectors, which costs as little to prepare.
+_SCALARS_FROM_MEMORY = 2.0
 #: Rows of the panels of the operand that is read as scalars, and the fewest rows for which it is worth considering.
 _LEFT_PANEL, _MANY_ROWS = 8, 24
 
@@ -61,7 +63,9 @@ def _plans(
     fixed += repeats * rows * columns * SCATTER if transposed else 0.0
 
     def time(tile: Tile) -> float:
-        return repeats * terms * tile.padded(rows, columns) * FMA * tile.slowness
+        once = large and columns <= tile.columns and scalar.value in layouts.fixed
+        slower = tile.slowness * (_SCALARS_FROM_MEMORY if once else 1.0)
+        return repeats * terms * tile.padded(rows, columns) * FMA * slower
 
     crowded = row_stride * output.itemsize % _CACHE_PERIOD == 0
     far = term_stride * output.itemsize >= _CACHE_PERIOD
@@ -109,10 +113,25 @@ class Operand:
         return (second, first) if exchanged else (first, second)
 
 
+def _axis_for_rows(a: Operand, b: Operand) -> int:
+    """The axis that becomes the rows of a left operand with single ones: the longest along which the right one is repeated.
+
+    A register tile then reads the right operand once for several of them. -2: the rows are as they are.
+    """
+    if a.shape[-2] > 1:
+        return -2
+    repeated = [k for k in range(-a.type.rank, -2) if a.shape[k] > 1 and (b.type.rank < -k or b.shape[k] == 1)]
+    return max(repeated, key=lambda k: a.shape[k], default=-2)
+
+
 def matmul(layouts: Layouts, node: Node) -> int:
     """(…, M, K) x (…, K, N) in the cheapest way, its operands read through their transpositions."""
-    (output,) = node.types
     a, b = (layouts.operand(v) for v in node.inputs)
+    rows_axis = _axis_for_rows(a, b)
+    (result,) = node.types
+    output = TensorType(tuple(rows_exchanged(result.shape, rows_axis)), result.dtype)
+    if rows_axis != -2:
+        a = replace(a, axes=tuple(rows_exchanged(a.axes or range(a.type.rank), rows_axis)))
     given = layouts.parameters(node, (a, b), MatmulParameters)
     if given.in_place:
         given = replace(given, transposed=False)
@@ -121,6 +140,7 @@ def matmul(layouts: Layouts, node: Node) -> int:
     scalar, vector = (b, a) if plan.transposed else (a, b)
     (rows, _), terms = scalar.matrix(plan.transposed)
     attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes, "transposed": plan.transposed}
+    attrs |= {"rows_axis": rows_axis} if rows_axis != -2 else {}
     few = rows <= _FEW_ROWS or vector.type.size * vector.type.itemsize <= _IN_PLACE_BYTES
     columns = vector.matrix(plan.transposed)[1]
     lanes = layouts.target.lanes(8 * output.itemsize)

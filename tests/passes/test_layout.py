@@ -11,9 +11,11 @@ import pytest
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.passes.layout import choose_layouts
+from gensyn_tvm.passes.pipeline import run_phases
 from gensyn_tvm.targets.cpu import TARGETS
 
 from ..operators.support import CONFIGURATIONS, NATIVE, assert_all_same, outputs
+from .test_layout_convolutions import special
 
 #: (rows, columns, terms, leading axes): whole tiles, ragged ones, single rows and columns, several chunks.
 SHAPES = [
@@ -88,3 +90,60 @@ def test_packing_a_parameter_does_not_count() -> None:
     for role, packs in (("input", 0), ("parameter", 1)):
         graph = choose_layouts(product(1, 512, 512, (), False, False, role), TARGETS[NATIVE])
         assert [n.op for n in graph.nodes].count("pack") == packs
+
+
+#: (left leading axes, right leading axes, terms, columns): a single row in each matrix, the right operand for several of them.
+SINGLE_ROWS = [
+    ((16,), (), 768, 96),
+    ((17,), (1,), 600, 50),  # ragged tiles, a short chunk
+    ((2, 5), (2, 1), 64, 33),  # the second axis becomes the rows
+    ((5, 3), (1, 1), 1100, 48),
+    ((3,), (2, 1), 40, 20),  # the right one has more axes
+    ((2, 1), (2, 3), 16, 64),  # no axis of the left one is repeated
+]
+
+
+def rows_along_leading(case: tuple[tuple[int, ...], tuple[int, ...], int, int], role: str, stored: bool) -> Graph:
+    """(…, 1, k) x (…, k, n) with leading axes that broadcast; ``stored``: the right one lies transposed."""
+    left, right, k, n = case
+    b = GraphBuilder("single rows")
+    x = b.add_input("x", "input", TensorType((*left, 1, k), "float32"))
+    y = b.add_input("y", role, TensorType((*right, *((n, k) if stored else (k, n))), "float32"))
+    rank = len(right)
+    y = b.emit("transpose", y, perm=(*range(rank), rank + 1, rank)) if stored else y
+    b.add_output("product", b.emit("add", product := b.emit("matmul", x, y), product))
+    return b.finish()
+
+
+@pytest.mark.parametrize("number", range(len(SINGLE_ROWS)), ids=lambda k: str(SINGLE_ROWS[k]))
+def test_single_rows_of_several_matrices_are_rows_of_one(number: int) -> None:
+    rng = np.random.default_rng(number)
+    left, right, k, n = case = SINGLE_ROWS[number]
+    stored = number % 2 == 1
+    graph = rows_along_leading(case, "input", stored)
+    given = {
+        "x": special(rng, (*left, 1, k)),
+        "y": special(rng, (*right, *((n, k) if stored else (k, n)))),
+    }
+    (oracle,) = outputs(graph, given, CONFIGURATIONS[-1]).values()
+    for configuration in (c for c in CONFIGURATIONS if c.style == "fast"):
+        for found in outputs(graph, given, configuration).values():
+            assert_all_same([str(configuration)], found, oracle)
+
+
+def test_a_register_tile_holds_rows_of_several_matrices() -> None:
+    graph = choose_layouts(rows_along_leading(((16,), (), 768, 96), "parameter", True), TARGETS[NATIVE])
+    (node,) = (n for n in graph.nodes if n.op == "matmul")
+    assert node.attrs["rows_axis"] == -3 and node.attrs["tile"] > 1 and not node.attrs["transposed"]
+
+
+def test_an_array_that_is_packed_is_seen_as_flat_and_not_computed_so() -> None:
+    """A kernel that computed the flat array would have divisions in its indices."""
+    b = GraphBuilder("product")
+    x = b.add_input("x", "input", TensorType((4, 1, 64), "float32"))
+    old, new = (b.add_input(n, "input", TensorType((4, k, 64), "float32")) for n, k in (("old", 33), ("new", 1)))
+    keys = b.emit("transpose", b.emit("concat", old, new, axis=1), perm=(0, 2, 1))
+    b.add_output("scores", b.emit("matmul", x, keys))
+    kernels: list[str] = []
+    run_phases(b.finish(), TARGETS[NATIVE], "fast", lambda phase, m: kernels.append(m.script()) if phase == "fuse" else None)
+    assert "concat_reshape" not in kernels[0] and "def concat" in kernels[0]

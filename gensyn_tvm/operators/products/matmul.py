@@ -29,6 +29,13 @@ def logical_shape(t: TensorType, axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(t.shape[a] for a in axes) if axes else t.shape
 
 
+def rows_exchanged(axes: Sequence[Any], axis: int) -> list[Any]:
+    """What belongs to the axes of a matrix product, with that of its rows and that of another axis in each other's place."""
+    found = list(axes)
+    found[-2], found[axis] = found[axis], found[-2]
+    return found
+
+
 def _reader(buffer: Buffer, t: TensorType, axes: Sequence[int]) -> Reader:
     order = list(axes) or list(range(t.rank))
     leading = [t.shape[a] for a in order[:-2]]
@@ -74,11 +81,13 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
     """(…, M, K) x (…, K, N) -> (…, M, N); leading axes broadcast.
 
     Attributes of the layout pass: ``left_axes`` and ``right_axes``, permutations through which the operands are read;
+    ``rows_axis``, a leading axis that changes places with the rows, as ``left_axes`` already has it, or -2: none;
     ``transposed``: rows and columns are exchanged inside of the kernel; ``panel``: width of the panels that the operand with
     the columns has been packed into, 0: it is read in place; ``left_panel``: width of those of the other operand; ``terms``;
     ``tile``, ``block`` and ``around``: see ``Product``. Without them a narrow result is computed transposed.
     """
-    m, n = output.shape[-2:]
+    rows_axis = attrs.get("rows_axis", -2)
+    *batch, m, n = rows_exchanged(output.shape, rows_axis)
     transposed = attrs.get("transposed", n < COLUMNS // 2 and m > n)
     panel = attrs.get("panel", 0)
     rows, columns = (n, m) if transposed else (m, n)
@@ -96,7 +105,7 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
             stored = _reader(k.inputs[by_column], inputs[by_column], axes[by_column])
             vectors = _exchanged(stored) if transposed else stored
         product = Product(
-            output.shape[:-2],
+            batch,
             rows,
             columns,
             attrs["terms"] if "terms" in attrs else logical_shape(inputs[by_row], axes[by_row])[-2 if transposed else -1],
@@ -112,5 +121,5 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
             rows_exist=attrs.get("left_panel", 0) > 0,
             around=attrs.get("around"),
         )
-        emit_product(k, product, lambda i: [*i[:-2], i[-1], i[-2]] if transposed else list(i))
+        emit_product(k, product, lambda i: rows_exchanged(rows_exchanged(i, rows_axis), -1 if transposed else -2))
     return k.result()
