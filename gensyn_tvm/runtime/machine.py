@@ -284,9 +284,27 @@ def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[.
         path.write_bytes(code)
         try:
             module = runtime.load_module(str(path))
+            _touch_constants(path)
             return module.get_function(RUN, query_imports=True), module.get_function(UNGUARDED, query_imports=True)
         except (RuntimeError, OSError, AttributeError) as error:
             _refuse(target, str(error)[:400])
+
+
+def _touch_constants(library: Path) -> None:
+    """Have the pages of a loaded library's constants in memory.
+
+    A masked load of a constant (the NaN of ``canonical_nan``) whose mask is empty does not bring its page in, and as long as the
+    page is missing the processor takes hundreds of cycles to find that out, in every iteration.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.exists():  # not Linux
+        return
+    for line in maps.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.endswith(str(library.resolve())):
+            places, rights = line.split()[:2]
+            begin, end = (int(place, 16) for place in places.split("-"))
+            if rights.startswith("r--"):
+                ctypes.string_at(begin, end - begin)
 
 
 def _refuse(target: str, found: str) -> NoReturn:
