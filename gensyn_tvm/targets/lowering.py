@@ -86,6 +86,20 @@ def _extremum(*, largest: bool) -> Lowering:
     return lower
 
 
+def _llvm_extremum(*, largest: bool) -> Lowering:
+    """The same in the shape in which LLVM recognises the processor's own instruction, whose result for NaNs and zeros is y."""
+
+    def lower(call: Any) -> Expr:
+        body, element, (x, y) = call_body(call)
+        bx, by = body.reinterpret(_INT[element], x), body.reinterpret(_INT[element], y)
+        equal = body.reinterpret(element, tirx.bitwise_and(bx, by) if largest else tirx.bitwise_or(bx, by))
+        found = exact.select(exact.gt(x, y) if largest else exact.lt(x, y), x, y)
+        ordered = exact.select(exact.eq(x, y), equal, found)
+        return body.finish(exact.select(exact.eq(x, x), ordered, x))
+
+    return lower
+
+
 def _rounded(body: Body, element: str, x: Expr) -> Expr:
     """Nearest integral value, ties to even, without the sign: adding 2^23 (2^52) leaves no fraction bits."""
     magic = body.const(_INTEGRAL_FROM[element], element)
@@ -283,6 +297,8 @@ LOWERINGS: dict[str, dict[str, Lowering]] = {
         "fma": _llvm_fma,
         # TVM emits LLVM's ordered "one" for !=, which is false for NaN.
         "ne": lambda call: tirx.Not(tirx.EQ(*call.args)),
+        "maximum": _llvm_extremum(largest=True),
+        "minimum": _llvm_extremum(largest=False),
     },
     # Compiled by gcc with -ffp-contract=off: plain operators are single IEEE operations.
     "c": {
