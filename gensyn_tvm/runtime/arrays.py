@@ -18,8 +18,8 @@ import numpy as np
 import safetensors.numpy
 
 from gensyn_tvm.canonical.types import TensorType, carrier_of, from_carrier, to_carrier
-from gensyn_tvm.runtime.machine import aligned_array
 from gensyn_tvm.runtime.plan import nbytes
+from gensyn_tvm.runtime.storage import aligned_array
 
 #: Names that safetensors gives to the dtypes of stored elements.
 _NAMES = {

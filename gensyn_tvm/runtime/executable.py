@@ -21,9 +21,10 @@ from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.cuda import CudaMachine
 from gensyn_tvm.runtime.footprint import Footprint, footprint_of
-from gensyn_tvm.runtime.machine import POOL_LOCK, Machine, address_of, aligned_array
+from gensyn_tvm.runtime.machine import POOL_LOCK, Machine
 from gensyn_tvm.runtime.plan import ALIGNMENT
 from gensyn_tvm.runtime.profile import Row, rows_of
+from gensyn_tvm.runtime.storage import address_of, aligned_array
 from gensyn_tvm.targets.gpu.target import CUDA
 
 if TYPE_CHECKING:

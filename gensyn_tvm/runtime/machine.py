@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import EnvironmentChangedError, TargetError, describe
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.fpenv import ieee754_environment
 from gensyn_tvm.runtime.plan import ACCEPTED, ALIGNMENT, nbytes, unpack
+from gensyn_tvm.runtime.storage import Results, address_of, aligned, aligned_array
 
 #: The entry of a library, and the same without care for the floating-point environment (for tests).
 RUN, UNGUARDED = "gensyn_run", "gensyn_run_unguarded"
@@ -37,23 +37,6 @@ _ALL_CORES = 1  # TVM's affinity mode "big"
 
 #: TVM has one thread pool for the process; runs with different numbers of threads must not overlap.
 POOL_LOCK = threading.RLock()
-
-
-def aligned(size: int) -> np.ndarray:
-    """Uninitialised bytes at an address that kernels accept."""
-    whole = np.empty(size + ALIGNMENT, np.uint8)
-    start = -address_of(whole) % ALIGNMENT
-    return whole[start : start + size]
-
-
-def address_of(array: np.ndarray) -> int:
-    """Where the elements of an array begin."""
-    return int(array.__array_interface__["data"][0])
-
-
-def aligned_array(t: TensorType) -> np.ndarray:
-    """An uninitialised array of a carried type at such an address."""
-    return aligned(nbytes(t)).view(t.dtype).reshape(t.shape)
 
 
 @dataclass
@@ -95,6 +78,7 @@ class Machine:
             pass  # it can be set, and arithmetic obeys
         self.table = np.zeros(self.plan.slots, np.int64)
         self._status = self.plan.status
+        self._steps = self.plan.prepare, len(self.plan.steps)
         self._table_address = address_of(self.table)
         self._areas: dict[str, np.ndarray] = {}
         self._constants = constants
@@ -103,6 +87,7 @@ class Machine:
         self.states: dict[int, Bound] = {}
         #: Who may rely on what the table says of states and small outputs.
         self.owner: Any = None
+        self._results: dict[int, Results] = {}
         self._stages: dict[int, np.ndarray] = {}
         for slot, t in enumerate((*self.plan.inputs, *self.plan.outputs)):
             if nbytes(t) <= STAGED:
@@ -194,8 +179,10 @@ class Machine:
 
     def new_output(self, output: int) -> np.ndarray:
         """A new array that the code is to write."""
-        array = aligned_array(self.plan.outputs[output])
-        self.table[len(self.plan.inputs) + output] = address_of(array)
+        results = self._results.get(output)
+        if results is None:
+            results = self._results[output] = Results(self.plan.outputs[output])
+        array, self.table[len(self.plan.inputs) + output] = results.new()
         return array
 
     def is_staged(self, output: int) -> bool:
@@ -209,12 +196,15 @@ class Machine:
             EnvironmentChangedError: the floating-point environment cannot be set or restored.
             MemoryError: a kernel got no memory.
         """
-        use_threads(threads)
+        if threads != _current_threads:
+            use_threads(threads)
         if not self._is_prepared:
             self._prepare(threads)
-        plan = self.plan
-        self.execute(plan.prepare, len(plan.steps), threads)
-        for k, argument in plan.copies:
+        self._run(self._table_address, *self._steps, threads)
+        status = self.table[self._status]
+        if status:
+            _fail(int(status))
+        for k, argument in self.plan.copies:
             source = int(self.table[argument.slot]) + argument.offset
             ctypes.memmove(address_of(outputs[k]), source, outputs[k].nbytes)
 
@@ -293,8 +283,8 @@ def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[.
 def _touch_constants(library: Path) -> None:
     """Have the pages of a loaded library's constants in memory.
 
-    A masked load of a constant (the NaN of ``canonical_nan``) whose mask is empty does not bring its page in, and as long as the
-    page is missing the processor takes hundreds of cycles to find that out, in every iteration.
+    A masked load of a constant (the NaN of ``canonical_nan``) whose mask is empty does not bring its page in, and as long as
+    the page is missing the processor takes hundreds of cycles to find that out, in every iteration.
     """
     maps = Path("/proc/self/maps")
     if not maps.exists():  # not Linux

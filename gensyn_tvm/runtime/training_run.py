@@ -9,7 +9,8 @@ import numpy as np
 
 from gensyn_tvm.canonical.types import TensorType, from_carrier, to_carrier
 from gensyn_tvm.errors import TrainingError
-from gensyn_tvm.runtime.machine import POOL_LOCK, aligned_array
+from gensyn_tvm.runtime.machine import POOL_LOCK
+from gensyn_tvm.runtime.storage import aligned_array
 
 if TYPE_CHECKING:
     from gensyn_tvm.runtime.batch import Batch

@@ -18,9 +18,9 @@ from gensyn_tvm.compiler import Source
 from gensyn_tvm.runtime.arrays import StoredArraysError, pack_arrays, unpack_arrays
 from gensyn_tvm.runtime.executable import State
 from gensyn_tvm.runtime.file import read_gtvm, write_gtvm
-from gensyn_tvm.runtime.machine import address_of
 from gensyn_tvm.runtime.packaging import save_source
 from gensyn_tvm.runtime.plan import ALIGNMENT
+from gensyn_tvm.runtime.storage import address_of
 
 SHAPES = ((), (0, 3), (5,), (2, 3, 7))
 
