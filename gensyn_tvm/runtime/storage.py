@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gensyn_tvm.runtime.plan import ALIGNMENT, nbytes
 #: clears every page that it gives out again, which takes longer than to compute a sum of two arrays.
 KEPT = 4 * 2**20
 
-_first_byte = ctypes.c_char.from_buffer
+_first_byte: Callable[[Any], Any] = ctypes.c_char.from_buffer
 
 
 def address_of(array: np.ndarray) -> int:
