@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError
+from gensyn_tvm.errors import UnsupportedOperatorError, import_error
 from gensyn_tvm.frontends.emit import Expr
 from gensyn_tvm.program import Program
 
@@ -51,9 +51,11 @@ def to_program(model: Imported) -> Program:
     names = [*model.inputs, *model.parameters, *model.states]
     repeated = sorted({n for n in names if names.count(n) > 1})
     if repeated:
-        raise ImportModelError(
-            f"{model.origin}: the names {', '.join(repeated)} are used twice among inputs, parameters and states\n"
-            "  what to do: rename the inputs (input_names=)"
+        raise import_error(
+            f"{model.origin}: the names {', '.join(repeated)} are used twice among inputs, parameters and states",
+            found=", ".join(repeated),
+            expected="different names",
+            remedy="rename the inputs (input_names=)",
         )
     variables = {**model.inputs, **model.parameters, **model.states}
     results = [*model.outputs.values(), *model.updates.values(), *model.extents.values()]

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import DTYPES
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import import_error
 from gensyn_tvm.frontends.assemble import identifier
-from gensyn_tvm.frontends.shapes import Shapes, input_name, static_shapes
+from gensyn_tvm.frontends.shapes import Shapes, input_name, no_such_dtype, static_shapes
 from gensyn_tvm.program import Program
 
 try:
@@ -33,6 +33,7 @@ try:
 except ImportError as error:
     raise ImportError("from_keras needs Keras: pip install 'gensyn_tvm[keras]'") from error
 
+_SAVE_AGAIN = "save it again with model.save, or copy it again"
 #: Shape and dtype of every input by name.
 Inputs = dict[str, tuple[tuple[int, ...], str]]
 
@@ -67,8 +68,11 @@ def from_keras(
     if isinstance(model, str | Path):
         model = load_file(Path(model), trusted)
     if not isinstance(model, keras.Model):
-        raise ImportModelError(
-            describe("from_keras cannot read this model", found=type(model).__name__, expected="a keras.Model or a file")
+        raise import_error(
+            "from_keras cannot read this model",
+            found=type(model).__name__,
+            expected="a keras.Model, or the path of a .keras or .h5 file",
+            remedy="take from_torch, from_tensorflow or from_onnx for models of others",
         )
     origin = f"keras:{model.name}"
     inputs = _inputs(model, example_inputs, input_shapes, batch_size, origin)
@@ -110,13 +114,11 @@ def _check_described(model: Any, origin: str, backend: str, trusted: bool) -> No
     except (TypeError, ValueError, NotImplementedError) as error:
         found = [str(error).strip().split("\n")[0]]
     if found and not trusted:
-        raise ImportModelError(
-            describe(
-                f"{origin}: on the backend {backend} only models of Keras' own layers can be read",
-                found=", ".join(found),
-                expected="a Sequential or functional model whose layers are Keras'",
-                remedy="set KERAS_BACKEND to torch or tensorflow before Keras is imported",
-            )
+        raise import_error(
+            f"{origin}: on the backend {backend} only models of Keras' own layers can be read",
+            found=", ".join(found),
+            expected="a Sequential or functional model whose layers are Keras'",
+            remedy="set KERAS_BACKEND to torch or tensorflow before Keras is imported",
         )
 
 
@@ -129,8 +131,11 @@ def _inputs(model: Any, examples: Sequence[Any] | None, shapes: Shapes | None, b
         known = keras.tree.flatten(getattr(model, "inputs", None) or [])
         specs = {t.name: (tuple(t.shape), keras.backend.standardize_dtype(t.dtype)) for t in known}
     if not specs:
-        raise ImportModelError(
-            describe(f"{origin}: the inputs are unknown", found="a model without Input", expected="example_inputs=(array, …)")
+        raise import_error(
+            f"{origin}: the inputs are unknown",
+            found="a model without Input",
+            expected="a shape and a dtype of every input",
+            remedy="from_keras(model, example_inputs=(array, …)), or begin the model with keras.Input",
         )
     if shapes is None and batch is not None and examples is None:
         opened = {name: (batch, *shape[1:]) for name, (shape, _) in specs.items()}
@@ -139,14 +144,7 @@ def _inputs(model: Any, examples: Sequence[Any] | None, shapes: Shapes | None, b
         fixed = static_shapes({name: shape for name, (shape, _) in specs.items()}, shapes, origin)
     for name, (_, dtype) in specs.items():
         if dtype not in DTYPES:
-            raise ImportModelError(
-                describe(
-                    f"{origin}: an input of dtype {dtype}",
-                    where=name,
-                    expected=", ".join(DTYPES),
-                    remedy="do what needs text before the model",
-                )
-            )
+            raise no_such_dtype(origin, name, dtype)
     return {input_name(name): (fixed[name], dtype) for name, (_, dtype) in specs.items()}
 
 
@@ -158,8 +156,11 @@ def _type_of(value: Any, position: int, origin: str) -> tuple[tuple[int | None, 
         return tuple(value.shape), keras.backend.standardize_dtype(value.dtype)
     except (TypeError, ValueError) as error:
         found = f"{type(value).__name__} of dtype {value.dtype}"
-        raise ImportModelError(
-            describe(f"{origin}: example input {position} is no tensor", found=found, expected="a tensor or array")
+        raise import_error(
+            f"{origin}: example input {position} is no tensor",
+            found=found,
+            expected="a tensor or array",
+            remedy="from_keras(model, example_inputs=(np.zeros((32, 8), np.float32),))",
         ) from error
 
 
@@ -169,27 +170,41 @@ def _type_of(value: Any, position: int, origin: str) -> tuple[tuple[int | None, 
 def load_file(path: Path, trusted: bool = False) -> Any:
     """The model in a ``.keras`` or ``.h5`` file; ``trusted`` and the errors as in ``from_keras``."""
     if not path.is_file():
-        raise ImportModelError(describe("from_keras: no such file", where=str(path), expected="a .keras or .h5 file"))
+        raise import_error(
+            "from_keras: no such file",
+            where=str(path),
+            found="no file of this name",
+            expected="a .keras or .h5 file",
+            remedy="check the path; folders of model.export() are read by from_tensorflow",
+        )
     try:
         config = _config(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ImportModelError(describe("from_keras: the file is damaged", where=str(path), found=str(error))) from error
+        raise import_error(
+            "from_keras: the file is damaged",
+            where=str(path),
+            found=str(error),
+            expected="what model.save wrote",
+            remedy=_SAVE_AGAIN,
+        ) from error
     code = sorted(set(_code(config)))
     if code and not trusted:
-        raise ImportModelError(
-            describe(
-                "from_keras: the file asks for code to be run",
-                where=str(path),
-                found=", ".join(code),
-                expected="layers of Keras only",
-                remedy="pass trusted=True if you trust the file, or the model itself instead of its file",
-            )
+        raise import_error(
+            "from_keras: the file asks for code to be run",
+            where=str(path),
+            found=", ".join(code),
+            expected="layers of Keras only",
+            remedy="pass trusted=True if you trust the file, or the model itself instead of its file",
         )
     try:
         return keras.models.load_model(str(path), safe_mode=not trusted)
     except Exception as error:  # Keras raises anything
-        raise ImportModelError(
-            describe("from_keras: Keras cannot load the file", where=str(path), found=str(error).strip().split("\n")[0])
+        raise import_error(
+            "from_keras: Keras cannot load the file",
+            where=str(path),
+            found=str(error).strip().split("\n")[0],
+            expected="a file that keras.models.load_model of this Keras reads",
+            remedy=_SAVE_AGAIN,
         ) from error
 
 

@@ -19,12 +19,13 @@ from typing import Any
 
 import gensyn_tvm
 from gensyn_tvm import errors
-from gensyn_tvm.errors import GensynError, ImportModelError, describe
+from gensyn_tvm.errors import GensynError, import_error
 from gensyn_tvm.program import Program
 from gensyn_tvm.training import ops as _registered  # noqa: F401  (what a program is unpickled with)
 
 #: Module of the framework → backend, in the order of preference.
 _BACKENDS = {"torch": "torch", "tensorflow": "tensorflow"}
+_REMEDY = "set KERAS_BACKEND to torch or tensorflow before Keras is imported"
 
 
 def import_in_child(
@@ -38,7 +39,12 @@ def import_in_child(
     """
     backend = next((name for module, name in _BACKENDS.items() if importlib.util.find_spec(module)), None)
     if backend is None:
-        raise ImportModelError("from_keras reads models with PyTorch or TensorFlow: pip install 'gensyn_tvm[torch]'")
+        raise import_error(
+            "from_keras reads models of this backend with PyTorch or TensorFlow",
+            found="neither of them",
+            expected="one of them installed",
+            remedy="pip install 'gensyn_tvm[torch]'",
+        )
     with tempfile.TemporaryDirectory(prefix="gensyn-tvm-") as folder:
         path = Path(folder)
         request = {"inputs": inputs, "names": [v.path for v in model.variables], "structured": structured}
@@ -48,7 +54,12 @@ def import_in_child(
                 warnings.simplefilter("ignore")
                 model.save(path / "model.keras")
         except Exception as error:  # Keras raises anything
-            raise ImportModelError(describe("Keras cannot save the model", found=str(error).strip().split("\n")[0])) from error
+            raise import_error(
+                f"keras:{model.name}: Keras cannot save the model",
+                found=str(error).strip().split("\n")[0],
+                expected="a model that model.save can write, because another process reads it",
+                remedy=_REMEDY,
+            ) from error
         paths = os.pathsep.join([str(Path(gensyn_tvm.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
         environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": paths}
         command = [sys.executable, "-m", "gensyn_tvm.frontends.keras_child", folder]
@@ -58,7 +69,12 @@ def import_in_child(
             raise _error(kind, text, fields)
         if done.returncode or not (path / "program").exists():
             found = f"exit status {done.returncode}: {done.stderr.strip()[-400:]}"
-            raise ImportModelError(describe(f"the process that reads the model on {backend} failed", found=found))
+            raise import_error(
+                f"keras:{model.name}: the process that reads the model on {backend} failed",
+                found=found,
+                expected="exit status 0",
+                remedy=_REMEDY,
+            )
         return pickle.loads((path / "program").read_bytes())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import import_error
 from gensyn_tvm.training.clipping import ClipNorm, ClipValue
 from gensyn_tvm.training.losses import L1, BinaryCrossEntropyWithLogits, CrossEntropy, Huber, MeanSquaredError
 from gensyn_tvm.training.losses.base import Loss
@@ -30,8 +30,12 @@ def compiled_settings(model: Any) -> dict[str, Any]:
             them are named.
     """
     if getattr(model, "optimizer", None) is None or getattr(model, "loss", None) is None:
-        raise ImportModelError(
-            describe("the Keras model is not compiled", where=model.name, expected="model.compile(optimizer=…, loss=…)")
+        raise import_error(
+            "the Keras model is not compiled",
+            where=model.name,
+            found="no loss, or no optimizer",
+            expected="both of them",
+            remedy="call model.compile(optimizer=…, loss=…), or give them to training_step",
         )
     refused: list[str] = []
     loss, optimizer = _loss(model.loss, refused), _optimizer(model.optimizer, refused)
@@ -41,13 +45,12 @@ def compiled_settings(model: Any) -> dict[str, Any]:
     elif model.optimizer.clipvalue is not None:
         clip = ClipValue(float(model.optimizer.clipvalue))
     if refused:
-        raise ImportModelError(
-            describe(
-                "the model was compiled with what has no equal here",
-                where=model.name,
-                found="; ".join(refused),
-                remedy="give training_step a loss and an optimizer of docs/losses.md and docs/optimizers.md",
-            )
+        raise import_error(
+            "the model was compiled with what has no equal here",
+            where=model.name,
+            found="; ".join(refused),
+            expected="losses of docs/losses.md and optimizers of docs/optimizers.md",
+            remedy="give training_step one of those",
         )
     return {"loss": loss, "optimizer": optimizer, "clip": clip}
 

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import import_error
 from gensyn_tvm.frontends.assemble import Imported, to_program
 from gensyn_tvm.frontends.emit import constant
 from gensyn_tvm.frontends.onnx_emit import OnnxEmitter, StoredNeededError, ValuesNeededError
@@ -187,7 +187,8 @@ def _special_inputs(
     for name in values:
         if name not in types:
             message = f"{origin}: values names an unknown input"
-            raise ImportModelError(describe(message, found=name, expected=", ".join(types) or "no inputs"))
+            remedy = "correct the name in values="
+            raise import_error(message, found=name, expected=", ".join(types) or "no inputs", remedy=remedy)
     bound = {name: _bound(name, types[name], value, origin) for name, value in values.items()}
     structures = {}
     for name, type_ in types.items():
@@ -195,7 +196,8 @@ def _special_inputs(
             continue
         if name not in shapes:
             remedy = f"from_onnx(model, shapes={{{name!r}: …}}): a list of shapes for a sequence, None for an empty optional"
-            raise ImportModelError(describe(f"{origin}: input {name!r} is no tensor", expected="its structure", remedy=remedy))
+            message, found = f"{origin}: input {name!r} is no tensor", str(type_.WhichOneof("value"))
+            raise import_error(message, found=found, expected="its structure", remedy=remedy)
         structures[name] = shapes[name]
     return bound, structures
 
@@ -228,7 +230,8 @@ def _bound(name: str, type_: onnx.TypeProto, value: Any, origin: str) -> Any:
     if array.dtype.name != wanted or not fits:
         shown = "any shape" if dims is None else str(tuple(d.dim_value if d.HasField("dim_value") else "?" for d in dims))
         message, found = f"{origin}: values does not fit input {name!r}", f"{array.dtype.name}{array.shape}"
-        raise ImportModelError(describe(message, found=found, expected=f"{wanted} of {shown}"))
+        remedy = f"from_onnx(model, values={{{name!r}: …}}) with an array that fits"
+        raise import_error(message, found=found, expected=f"{wanted} of {shown}", remedy=remedy)
     return constant(np.array(array, order="C"))
 
 
@@ -301,8 +304,11 @@ def _roles(
     else:
         wrong = sorted(set(trainable) - set(floats))
         if wrong:
-            raise ImportModelError(
-                describe(f"{origin}: trainable names what cannot train", found=", ".join(wrong), expected=", ".join(floats))
+            raise import_error(
+                f"{origin}: trainable names what cannot train",
+                found=", ".join(wrong),
+                expected=f"some of {', '.join(floats)}" if floats else "none, as no float initializer is used",
+                remedy="correct the names in trainable=, or leave it out for all of them",
             )
         parameters = [n for n in floats if n in trainable]
         frozen = [n for n in floats if n not in trainable and arrays[n].ndim > 0]

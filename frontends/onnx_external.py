@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import onnx
 
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import ImportModelError, import_error
 from gensyn_tvm.frontends.onnx_structure import subgraphs, tensor_bytes
 
 #: How often, on average, the tensors of a model may use a byte of its files.
@@ -73,19 +73,18 @@ def _external(tensors: Iterable[onnx.TensorProto]) -> Iterator[onnx.TensorProto]
 
 
 def _refuse(origin: str, tensor: Any, location: str, expected: str, remedy: str = "") -> ImportModelError:
-    return ImportModelError(
-        describe(
-            f"{origin}: tensor {tensor.name!r} is stored outside",
-            found=f"location {location!r}",
-            expected=expected,
-            remedy=remedy or "store the model with its weights inside",
-        )
+    return import_error(
+        f"{origin}: tensor {tensor.name!r} is stored outside",
+        found=f"location {location!r}",
+        expected=expected,
+        remedy=remedy or "store the model with its weights inside",
     )
 
 
-def _fail(origin: str, tensor: Any, found: str, expected: str = "") -> ImportModelError:
-    message = f"{origin}: cannot read the model's external data"
-    return ImportModelError(describe(message, where=f"tensor {tensor.name!r}", found=found, expected=expected))
+def _fail(origin: str, tensor: Any, found: str, expected: str) -> ImportModelError:
+    message, where = f"{origin}: cannot read the model's external data", f"tensor {tensor.name!r}"
+    remedy = "copy the model with all its files, or store it with its weights inside"
+    return import_error(message, where=where, found=found, expected=expected, remedy=remedy)
 
 
 def _open(tensor: Any, folder: str, location: str, origin: str) -> BinaryIO:

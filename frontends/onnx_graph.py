@@ -13,7 +13,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.from_relax import raise_all
 from gensyn_tvm.canonical.types import NARROW_FLOATS
-from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe, unsupported
+from gensyn_tvm.errors import GensynError, UnsupportedOperatorError, import_error, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.emit import constant, dtype_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes
@@ -209,7 +209,13 @@ class GraphConverter:
         try:
             value = self.scope.find(name)
         except KeyError:
-            raise ImportModelError(f"{self.emitter.place}: no value is called {name!r}") from None
+            raise import_error(
+                "a value that nothing defines",
+                where=self.emitter.place,
+                found=repr(name),
+                expected="a graph input, an initializer or the output of a node",
+                remedy="repair the model at this place, or export it again",
+            ) from None
         if value is _FAILED:
             raise _DependentError(name)
         if value is _UNUSABLE:
@@ -259,8 +265,12 @@ class GraphConverter:
         except (GensynError, RecursionError, MemoryError):
             raise
         except Exception as error:  # TVM's type inference raises many kinds
-            raise ImportModelError(
-                describe(f"cannot import {node.op_type!r}", where=place_of(node), found=f"{type(error).__name__}: {error}")
+            raise import_error(
+                f"cannot import {node.op_type!r}",
+                where=place_of(node),
+                found=f"{type(error).__name__}: {error}",
+                expected="inputs and attributes that fit each other",
+                remedy="compare the node with ONNX' specification of it; if it fits that, report it",
             ) from error
 
     def _convert(self, node: onnx.NodeProto, schema: Any, inputs: list[Value]) -> list[Value]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.canonical.types import DTYPES
-from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe
+from gensyn_tvm.errors import GensynError, UnsupportedOperatorError, import_error
 
 try:
     import onnx
@@ -28,6 +28,7 @@ from gensyn_tvm.frontends.onnx_structure import check_structure, check_wire
 
 OPSETS = range(1, 29)
 DOMAINS = ("", "ai.onnx")
+_COPY_AGAIN = "copy or export the file again"
 
 
 @contextmanager
@@ -39,8 +40,9 @@ def guarded(origin: str, what: str = "cannot import the model", where: str = "")
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:500]
-        found = f"{type(error).__name__}: {text}"
-        raise ImportModelError(describe(f"{origin}: {what}", where=where, found=found)) from error
+        found, expected = f"{type(error).__name__}: {text}", "a model that onnx and this importer accept"
+        remedy = "export it again with the newest exporter; if onnx.checker.check_model accepts it, report it"
+        raise import_error(f"{origin}: {what}", where=where, found=found, expected=expected, remedy=remedy) from error
 
 
 def read(model: Any) -> tuple[onnx.ModelProto, str]:
@@ -53,13 +55,11 @@ def read(model: Any) -> tuple[onnx.ModelProto, str]:
     proto, origin = load(model)
     version = opset(proto)
     if version not in OPSETS:
-        raise ImportModelError(
-            describe(
-                f"{origin}: unknown opset",
-                found=f"ai.onnx opset {version}",
-                expected=f"{OPSETS.start} to {OPSETS.stop - 1}",
-                remedy="export with another opset, or convert it: scripts/convert_onnx.py --pass convert_version",
-            )
+        raise import_error(
+            f"{origin}: unknown opset",
+            found=f"ai.onnx opset {version}",
+            expected=f"{OPSETS.start} to {OPSETS.stop - 1}",
+            remedy="export with another opset, or convert it: scripts/convert_onnx.py --pass convert_version",
         )
     if proto.functions:
         with guarded(origin, "cannot inline the model's functions"):
@@ -84,7 +84,8 @@ def load(model: Any) -> tuple[onnx.ModelProto, str]:
         check_structure(proto, origin)
     else:
         message, found = "from_onnx cannot read this model", type(model).__name__
-        raise ImportModelError(describe(message, found=found, expected="a path or an onnx.ModelProto"))
+        remedy = "take from_torch, from_tensorflow or from_keras for models of others"
+        raise import_error(message, found=found, expected="a path or an onnx.ModelProto", remedy=remedy)
     load_external(proto, folder, origin, in_memory=isinstance(model, onnx.ModelProto))
     _check(proto, origin)
     return proto, origin
@@ -114,15 +115,16 @@ def _parse(path: Path, origin: str) -> onnx.ModelProto:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ImportModelError(describe(f"{origin}: cannot read the file", found=str(error))) from error
+        message, found = f"{origin}: cannot read the file", f"{path}: {error.strerror}"
+        raise import_error(message, found=found, expected="a file that can be read", remedy="check the path") from error
     if not data:
-        raise ImportModelError(describe(f"{origin}: the file is empty", expected="an ONNX model"))
+        raise import_error(f"{origin}: the file is empty", found="0 bytes", expected="an ONNX model", remedy=_COPY_AGAIN)
     check_wire(data, origin)
     try:
         return onnx.load_model_from_string(data)
     except DecodeError as error:
         message, found = f"{origin}: not an ONNX file, or a truncated one", f"{len(data)} bytes, {error}"
-        raise ImportModelError(describe(message, found=found, expected="an ONNX model")) from error
+        raise import_error(message, found=found, expected="an ONNX model", remedy=_COPY_AGAIN) from error
 
 
 def element_type(elem_type: int, what: str) -> str:
@@ -171,7 +173,8 @@ def fix_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | N
     for name in given:
         if name not in inputs:
             expected = ", ".join(inputs) or "no inputs"
-            raise ImportModelError(describe(f"{origin}: shapes names an unknown input", found=name, expected=expected))
+            message, remedy = f"{origin}: shapes names an unknown input", "correct the name in shapes="
+            raise import_error(message, found=name, expected=expected, remedy=remedy)
     extents: dict[str, int] = {}
     for name, shape in given.items():
         _check_given(origin, inputs[name], shape, extents)
@@ -186,13 +189,11 @@ def fix_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | N
         extents_of = list(given[name]) if name in given else dims
         if (name not in given and not has_rank) or None in extents_of:
             shown = tuple(d.dim_param or d.dim_value or "?" for d in tensor.shape.dim) if has_rank else "unknown rank"
-            raise ImportModelError(
-                describe(
-                    f"{origin}: the shape of input {name!r} is not static",
-                    found=str(shown),
-                    expected="integers",
-                    remedy=f"from_onnx(model, shapes={{{name!r}: (…)}})",
-                )
+            raise import_error(
+                f"{origin}: the shape of input {name!r} is not static",
+                found=str(shown),
+                expected="integers",
+                remedy=f"from_onnx(model, shapes={{{name!r}: (…)}})",
             )
         result[name] = tuple(int(d) for d in extents_of if d is not None)
         tensor.shape.Clear()
@@ -216,4 +217,5 @@ def _check_given(origin: str, info: Any, shape: Any, extents: dict[str, int]) ->
             f"{origin}: shapes does not fit input {info.name!r}",
             str(tuple("?" if d == "" else d for d in known)),
         )
-        raise ImportModelError(describe(message, found=str(shape), expected=expected))
+        remedy = f"from_onnx(model, shapes={{{info.name!r}: (…)}}) with extents that fit"
+        raise import_error(message, found=str(shape), expected=expected, remedy=remedy)

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 
 from gensyn_tvm.canonical.types import MAX_ELEMENTS
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import ImportModelError, import_error
 
 #: Protobuf messages in a file. Parsed, each takes some hundred bytes, be it only two bytes in the file.
 MAX_MESSAGES = 2_000_000
@@ -93,7 +93,8 @@ def check_wire(data: bytes, origin: str) -> None:
                     pending.append((field.message_type, position, min(position + size, end)))
                 if count > MAX_MESSAGES:
                     message, found = f"{origin}: too many parts", f"more than {MAX_MESSAGES} protobuf messages"
-                    raise ImportModelError(describe(message, found=found, expected="a model made by an exporter"))
+                    remedy = "export the model again; it is damaged, or made to exhaust memory"
+                    raise import_error(message, found=found, expected=f"at most {MAX_MESSAGES}", remedy=remedy)
                 position += size
     except (IndexError, ValueError):
         return
@@ -156,8 +157,9 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _refuse(origin: str, what: str, where: str, found: str, expected: str = "") -> ImportModelError:
-    return ImportModelError(describe(f"{origin}: not a valid ONNX model: {what}", where=where, found=found, expected=expected))
+def _refuse(origin: str, what: str, where: str, found: str, expected: str) -> ImportModelError:
+    message, remedy = f"{origin}: not a valid ONNX model: {what}", "repair the model at this place, or export it again"
+    return import_error(message, where=where, found=found, expected=expected, remedy=remedy)
 
 
 def _check_extents(extents: Sequence[int], where: str, origin: str) -> None:
@@ -178,7 +180,7 @@ class _Checker:
     def __init__(self, origin: str) -> None:
         self.origin = origin
 
-    def refuse(self, what: str, where: str, found: str, expected: str = "") -> ImportModelError:
+    def refuse(self, what: str, where: str, found: str, expected: str) -> ImportModelError:
         return _refuse(self.origin, what, where, found, expected)
 
     def model(self, proto: onnx.ModelProto) -> None:
@@ -199,7 +201,9 @@ class _Checker:
         while pending:
             message, where, depth = pending.pop()
             if depth > MAX_DEPTH:
-                raise self.refuse("nested too deeply", where, f"more than {MAX_DEPTH} messages in messages")
+                raise self.refuse(
+                    "nested too deeply", where, f"more than {MAX_DEPTH} messages in messages", f"at most {MAX_DEPTH}"
+                )
             where = self.place(message) or where
             self.special(message, where)
             for field, value in message.ListFields():
@@ -269,10 +273,11 @@ class _Checker:
             given = {name for name in _VALUES.values() if _is_set(attribute, name)}
             if attribute.ref_attr_name:
                 if not in_function or given:
-                    raise self.refuse("a reference to an attribute outside of a function", what, attribute.ref_attr_name)
+                    message = "a reference to an attribute outside of a function"
+                    raise self.refuse(message, what, attribute.ref_attr_name, "a value")
                 continue
             if attribute.type not in _VALUES:
-                raise self.refuse("an attribute without a kind", what, f"type {attribute.type}")
+                raise self.refuse("an attribute without a kind", what, f"type {attribute.type}", "a kind of ONNX")
             if given - {_VALUES[attribute.type]}:
                 kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
                 raise self.refuse("an attribute's value is of another kind", what, ", ".join(sorted(given)), kind)
@@ -327,7 +332,8 @@ class _Checker:
     def undefined(self, node: onnx.NodeProto, name: str, nodes: Sequence[onnx.NodeProto]) -> ImportModelError:
         producers = {output: other for other in nodes for output in other.output}
         if name not in producers:
-            return self.refuse("a value that nothing defines", _label(node), f"input {name!r}")
+            expected = "a graph input, an initializer or the output of a node"
+            return self.refuse("a value that nothing defines", _label(node), f"input {name!r}", expected)
         reached, pending = set(), [name]
         while pending:
             current = pending.pop()
@@ -336,13 +342,13 @@ class _Checker:
                 pending.extend(producers[current].input)
         found = f"input {name!r} of {_label(producers[name])}"
         if reached & set(node.output):
-            return self.refuse("nodes that depend on each other in a circle", _label(node), found)
+            return self.refuse("nodes that depend on each other in a circle", _label(node), found, "nodes without circles")
         return self.refuse("a value is used before it is defined", _label(node), found, "nodes in topological order")
 
     def defined(self, names: Sequence[str], scopes: Scopes, what: str, where: str) -> None:
         missing = [name for name in names if not any(name in scope for scope in scopes)]
         if missing:
-            raise self.refuse(what, where, ", ".join(map(repr, missing)))
+            raise self.refuse(what, where, ", ".join(map(repr, missing)), "outputs of nodes, inputs or initializers")
 
     # ---- functions
 
@@ -373,7 +379,9 @@ class _Checker:
             raise self.refuse("functions that call each other without end", "the model", ", ".join(left[:9]), expected)
         count, inner = _calls(graph.node, functions)
         if count + sum(sizes[c][0] for c in inner) > MAX_NODES:
-            raise self.refuse("functions expand to too many nodes", "the model", f"more than {MAX_NODES} nodes")
+            raise self.refuse(
+                "functions expand to too many nodes", "the model", f"more than {MAX_NODES} nodes", f"at most {MAX_NODES}"
+            )
 
 
 def _calls(nodes: Sequence[onnx.NodeProto], functions: Mapping[Any, Any]) -> tuple[int, list[tuple[str, str, str]]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.canonical.types import DTYPES
+from gensyn_tvm.errors import ImportModelError, import_error
 from gensyn_tvm.frontends.assemble import identifier
 
 #: Static shapes by input name, or in the order of the inputs.
@@ -24,7 +25,12 @@ def static_shapes(
     """
     if given is not None and not isinstance(given, Mapping):
         if len(given) != len(declared):
-            raise ImportModelError(f"{origin}: {len(given)} shapes for the inputs {', '.join(declared)}")
+            raise import_error(
+                f"{origin}: input_shapes does not fit the inputs",
+                found=f"{len(given)} shapes",
+                expected=f"a shape for each of {', '.join(declared)}",
+                remedy="give them by name: input_shapes={'x': (32, 8)}",
+            )
         given = dict(zip(declared, given, strict=True))
     wanted = dict(given or {})
     fixed = {}
@@ -34,13 +40,27 @@ def static_shapes(
             expected = "a shape" if extents is None else f"extents that fit ({', '.join(map(str, extents))})"
             found = "unknown" if shape is None else f"({', '.join(map(str, shape))})"
             remedy = f"input_shapes={{{name!r}: (…)}}"
-            raise ImportModelError(
-                describe(f"{origin}: input {name!r} needs a static shape", found=found, expected=expected, remedy=remedy)
-            )
+            raise import_error(f"{origin}: input {name!r} needs a static shape", found=found, expected=expected, remedy=remedy)
         fixed[name] = tuple(int(extent) for extent in shape or () if extent is not None)
     if wanted:
-        raise ImportModelError(f"{origin}: no input is called {', '.join(map(repr, wanted))}; there are {', '.join(declared)}")
+        raise import_error(
+            f"{origin}: no input is called {', '.join(map(repr, wanted))}",
+            found=", ".join(wanted),
+            expected=f"some of {', '.join(declared)}",
+            remedy="correct the names in input_shapes=",
+        )
     return fixed
+
+
+def no_such_dtype(origin: str, name: str, dtype: str) -> ImportModelError:
+    """The error for an input of a dtype that no program has, such as strings and complex numbers."""
+    return import_error(
+        f"{origin}: an input of dtype {dtype}",
+        where=f"input {name!r}",
+        found=dtype,
+        expected=", ".join(DTYPES),
+        remedy="do what needs this dtype before the model",
+    )
 
 
 def _fits(shape: Sequence[int | None] | None, declared: Sequence[int | None] | None) -> bool:

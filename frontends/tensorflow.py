@@ -20,11 +20,11 @@ import numpy as np
 
 from gensyn_tvm.canonical.from_relax import raise_all
 from gensyn_tvm.canonical.types import DTYPES
-from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe
+from gensyn_tvm.errors import GensynError, UnsupportedOperatorError, import_error
 from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
 from gensyn_tvm.frontends.emit import constant, dtype_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
-from gensyn_tvm.frontends.shapes import Shapes, input_name, static_shapes
+from gensyn_tvm.frontends.shapes import Shapes, input_name, no_such_dtype, static_shapes
 from gensyn_tvm.frontends.tensorflow_files import load_saved_model
 from gensyn_tvm.frontends.tensorflow_graph import GraphConverter, Handle, dtype_name, tf
 from gensyn_tvm.frontends.tensorflow_operators import CONVERTERS
@@ -93,13 +93,11 @@ def _callable(source: Any, signature: str | None) -> tuple[str, Any, Any]:
         return f"tensorflow:{identifier(getattr(source, '__name__', 'function'))}", source, source
     if isinstance(source, tf.Module) and callable(source):
         return f"tensorflow:{type(source).__name__}", source, source
-    raise ImportModelError(
-        describe(
-            "from_tensorflow cannot read this model",
-            found=type(source).__name__,
-            expected="a tf.function, a concrete function, a callable tf.Module or the folder of a SavedModel",
-            remedy="wrap a Python function in tf.function; take from_keras for Keras files",
-        )
+    raise import_error(
+        "from_tensorflow cannot read this model",
+        found=type(source).__name__,
+        expected="a tf.function, a concrete function, a callable tf.Module or the folder of a SavedModel",
+        remedy="wrap a Python function in tf.function; take from_keras for Keras files",
     )
 
 
@@ -111,14 +109,12 @@ def _saved_model(path: Path, signature: str | None) -> tuple[str, Any, Any]:
 
 def _signature(signatures: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in signatures:
-        raise ImportModelError(
-            describe(
-                "from_tensorflow: unknown signature",
-                where=where,
-                found=repr(name),
-                expected=", ".join(map(repr, signatures)) or "a model with signatures",
-                remedy="name one of them, or save the model with signatures=",
-            )
+        raise import_error(
+            "from_tensorflow: unknown signature",
+            where=where,
+            found=repr(name),
+            expected=", ".join(map(repr, signatures)) or "a model with signatures",
+            remedy="name one of them, or save the model with signatures=",
         )
     return signatures[name]
 
@@ -134,8 +130,11 @@ def spec_of(value: Any, name: str | None = None) -> Any:
         dtype = value.dtype if isinstance(value, np.ndarray | tf.Tensor | tf.Variable) else np.asarray(value).dtype
         return tf.TensorSpec(np.shape(value), tf.as_dtype(dtype), name)
     except TypeError as error:
-        raise ImportModelError(
-            describe("an example input is no tensor", found=type(value).__name__, expected="a tensor or array")
+        raise import_error(
+            "from_tensorflow: an example input is no tensor",
+            found=type(value).__name__,
+            expected="a tensor or array",
+            remedy="from_tensorflow(model, example_inputs=(tf.TensorSpec([32, 8]),))",
         ) from error
 
 
@@ -149,12 +148,11 @@ def _concrete(function: Any, origin: str, examples: Sequence[Any] | None, shapes
     concrete = _of_signature(function, origin)
     positional, named = concrete.structured_input_signature
     if not all(isinstance(s, tf.TensorSpec) for s in [*positional, *named.values()]):
-        raise ImportModelError(
-            describe(
-                f"{origin}: nested or non-tensor inputs",
-                expected="tensors",
-                remedy="wrap the function so that it takes tensors",
-            )
+        raise import_error(
+            f"{origin}: nested or non-tensor inputs",
+            found=", ".join(type(s).__name__ for s in [*positional, *named.values()] if not isinstance(s, tf.TensorSpec)),
+            expected="tensors",
+            remedy="wrap the function so that it takes tensors",
         )
     specs = {s.name or f"input_{k}": s for k, s in enumerate(positional)} | named
     fixed = static_specs(specs, shapes, origin)
@@ -188,12 +186,11 @@ def _of_signature(function: Any, origin: str) -> Any:
     try:
         return call.get_concrete_function()
     except (TypeError, ValueError, AttributeError) as error:
-        raise ImportModelError(
-            describe(
-                f"{origin}: the inputs are unknown",
-                found="no input signature",
-                expected="example_inputs=(tensor or tf.TensorSpec, …)",
-            )
+        raise import_error(
+            f"{origin}: the inputs are unknown",
+            found="no input signature",
+            expected="a shape and a dtype of every input",
+            remedy="from_tensorflow(model, example_inputs=(tf.TensorSpec([32, 8]),)), or tf.function(input_signature=…)",
         ) from error
 
 
@@ -212,23 +209,18 @@ def trace(call: Callable[..., Any], specs: Sequence[Any], origin: str) -> Any:
     """The concrete function of a Python function."""
     for spec in specs:
         if dtype_name(spec.dtype) not in DTYPES:
-            raise ImportModelError(
-                describe(
-                    f"{origin}: an input of dtype {dtype_name(spec.dtype)}",
-                    expected=", ".join(DTYPES),
-                    remedy="do what needs text before the model",
-                )
-            )
+            raise no_such_dtype(origin, spec.name or "", dtype_name(spec.dtype))
     try:
         return tf.function(call, autograph=False).get_concrete_function(*specs)
     except GensynError:
         raise
     except Exception as error:  # whatever the user's model raises
-        raise ImportModelError(
-            describe(
-                f"{origin}: the model cannot be traced",
-                found=f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}",
-            )
+        kind, said = type(error).__name__, (str(error).strip().splitlines() or [""])[-1].strip()
+        raise import_error(
+            f"{origin}: the model cannot be traced",
+            found=said if said.startswith(f"{kind}: ") else f"{kind}: {said}",
+            expected="a function that tf.function(autograph=False) traces with inputs of these shapes and dtypes",
+            remedy="call it with such tensors first; write branches and loops on tensors with tf.cond and tf.while_loop",
         ) from error
 
 
@@ -252,13 +244,11 @@ def import_concrete(concrete: Any, origin: str, variables: Iterable[Any] = (), o
     inputs = {}
     for tensor in free:
         if dtype_name(tensor.dtype) not in DTYPES or not tensor.shape.is_fully_defined():
-            raise ImportModelError(
-                describe(
-                    f"{origin}: input {tensor.op.name!r} cannot be an input",
-                    found=f"{dtype_name(tensor.dtype)}{tensor.shape}",
-                    expected="a static shape and a dtype of " + ", ".join(DTYPES),
-                    remedy="give input_shapes= or example_inputs=",
-                )
+            raise import_error(
+                f"{origin}: input {tensor.op.name!r} cannot be an input",
+                found=f"{dtype_name(tensor.dtype)}{tensor.shape}",
+                expected="a static shape and a dtype of " + ", ".join(DTYPES),
+                remedy="give input_shapes= or example_inputs=",
             )
         name = identifier(tensor.op.name)
         inputs[name] = emitter.declare(name, tensor.shape.as_list(), dtype_name(tensor.dtype), stored=False)
@@ -267,7 +257,13 @@ def import_concrete(concrete: Any, origin: str, variables: Iterable[Any] = (), o
     for name, variable in names:
         array = np.array(variable.numpy(), order="C", copy=True)
         if array.dtype.name not in DTYPES:
-            raise ImportModelError(f"{origin}: variable {name!r} has dtype {array.dtype.name}; expected {', '.join(DTYPES)}")
+            raise import_error(
+                f"{origin}: a variable of another dtype",
+                where=f"variable {name!r}",
+                found=array.dtype.name,
+                expected=", ".join(DTYPES),
+                remedy="store it in one of these dtypes",
+            )
         arrays[0 if variable.trainable else 1][name] = array
         stored[name] = converter.values[name] = emitter.declare(name, array.shape, array.dtype.name, stored=True)
     handles = {id(variable.handle): Handle(name) for name, variable in names}
@@ -321,21 +317,23 @@ def _names(concrete: Any, variables: Iterable[Any]) -> list[tuple[str, Any]]:
 def _updates(converter: GraphConverter, arrays: tuple[Mapping[str, Any], Mapping[str, Any]], origin: str) -> dict[str, Any]:
     trained = sorted(converter.assigned & set(arrays[0]))
     if trained:
-        raise ImportModelError(
-            describe(
-                f"{origin}: the model assigns to trainable variables",
-                found=", ".join(trained),
-                expected="assignments to variables with trainable=False only",
-                remedy="import the model without its optimizer, and train with gensyn_tvm.training_step",
-            )
+        raise import_error(
+            f"{origin}: the model assigns to trainable variables",
+            found=", ".join(trained),
+            expected="assignments to variables with trainable=False only",
+            remedy="import the model without its optimizer, and train with gensyn_tvm.training_step",
         )
     updates = {}
     for name in arrays[1]:
         if name in converter.assigned:
             value, old = converter.values[name], arrays[1][name]
             if (shape_of(value), dtype_of(value)) != (list(old.shape), old.dtype.name):
-                raise ImportModelError(
-                    f"{origin}: variable {name!r} {old.dtype}{old.shape} gets {dtype_of(value)}{shape_of(value)}"
+                raise import_error(
+                    f"{origin}: an assignment changes a variable's type",
+                    where=f"variable {name!r}",
+                    found=f"{dtype_of(value)}{tuple(shape_of(value))}",
+                    expected=f"{old.dtype}{old.shape}",
+                    remedy="assign tensors of the variable's dtype and shape",
                 )
             updates[name] = value
     return updates

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import ImportModelError, import_error
 from gensyn_tvm.frontends.tensorflow_graph import OWN, tf
 from gensyn_tvm.frontends.tensorflow_operators import CONVERTERS
 
@@ -58,14 +58,12 @@ def load_saved_model(path: Path) -> Any:
     from tensorflow.python.saved_model import loader_impl
 
     if not (path / "saved_model.pb").is_file():
-        raise ImportModelError(
-            describe(
-                "from_tensorflow: no SavedModel",
-                where=str(path),
-                found="no such folder" if not path.exists() else "no saved_model.pb",
-                expected="a folder with saved_model.pb and variables/",
-                remedy="save it with tf.saved_model.save; .keras and .h5 files are read by from_keras",
-            )
+        raise import_error(
+            "from_tensorflow: no SavedModel",
+            where=str(path),
+            found="no such folder" if not path.exists() else "no saved_model.pb",
+            expected="a folder with saved_model.pb and variables/",
+            remedy="save it with tf.saved_model.save; .keras and .h5 files are read by from_keras",
         )
     try:
         # The loader's own parser, so that what is checked is what is loaded.
@@ -75,14 +73,12 @@ def load_saved_model(path: Path) -> Any:
     except ImportModelError:
         raise
     except Exception as error:  # TensorFlow raises anything from OSError to google.protobuf's errors
-        raise ImportModelError(
-            describe(
-                "from_tensorflow: the SavedModel cannot be read",
-                where=str(path),
-                found=str(error).split("\n")[0] or type(error).__name__,
-                expected="what tf.saved_model.save wrote: saved_model.pb and variables/",
-                remedy="save or copy it again",
-            )
+        raise import_error(
+            "from_tensorflow: the SavedModel cannot be read",
+            where=str(path),
+            found=str(error).split("\n")[0] or type(error).__name__,
+            expected="what tf.saved_model.save wrote: saved_model.pb and variables/",
+            remedy="save or copy it again",
         ) from error
 
 
@@ -100,14 +96,12 @@ def check_runnable(concrete: Any, where: str) -> None:
 def _check_loading(saved: Any, path: Path) -> None:
     graphs = saved.meta_graphs
     if len(graphs) != 1 or not graphs[0].HasField("object_graph_def"):
-        raise ImportModelError(
-            describe(
-                "from_tensorflow: a SavedModel of TensorFlow 1, whose graph is run while it is loaded",
-                where=str(path),
-                found=f"{len(graphs)} graphs, without objects",
-                expected="one graph with objects, as tf.saved_model.save of TensorFlow 2 writes it",
-                remedy=_REMEDY,
-            )
+        raise import_error(
+            "from_tensorflow: a SavedModel of TensorFlow 1, whose graph is run while it is loaded",
+            where=str(path),
+            found=f"{len(graphs)} graphs, without objects",
+            expected="one graph with objects, as tf.saved_model.save of TensorFlow 2 writes it",
+            remedy=_REMEDY,
         )
     functions = {f.signature.name: f for f in graphs[0].graph_def.library.function}
     nodes = _reached(functions, _called_in_loading(graphs[0].object_graph_def))
@@ -160,14 +154,12 @@ def _reached(functions: Mapping[str, Any], names: Iterable[str]) -> Iterator[Any
 def _refuse(nodes: Iterable[Any], functions: Mapping[str, Any], where: str, when: str) -> None:
     found = {f"{n.op} ({n.name})": None for n in nodes if not _is_harmless(n) and n.op not in functions}
     if found:
-        raise ImportModelError(
-            describe(
-                f"from_tensorflow: the SavedModel asks for code to be run {when}",
-                where=where,
-                found=", ".join(found),
-                expected="variables and lookup tables only, or operators that can be imported",
-                remedy=_REMEDY,
-            )
+        raise import_error(
+            f"from_tensorflow: the SavedModel asks for code to be run {when}",
+            where=where,
+            found=", ".join(found),
+            expected="variables and lookup tables only, or operators that can be imported",
+            remedy=_REMEDY,
         )
 
 

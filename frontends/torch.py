@@ -19,7 +19,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.from_relax import raise_all
 from gensyn_tvm.canonical.types import DTYPES, NARROW_FLOATS
-from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, describe
+from gensyn_tvm.errors import UnsupportedOperatorError, import_error
 from gensyn_tvm.program import Program
 
 try:
@@ -61,14 +61,22 @@ def from_torch(
     """
     if isinstance(module, torch.export.ExportedProgram):
         if example_inputs is not None:
-            raise ImportModelError("from_torch: an ExportedProgram has its own example inputs; leave example_inputs out")
+            raise import_error(
+                "from_torch: an ExportedProgram has its own example inputs",
+                found="example_inputs",
+                expected="none",
+                remedy="leave example_inputs out",
+            )
         exported, origin = module, "torch:ExportedProgram"
     elif isinstance(module, torch.nn.Module):
         origin = f"torch:{type(module).__name__}"
         exported = export_module(module, example_inputs, origin)
     else:
-        raise ImportModelError(
-            describe("from_torch cannot read this model", found=type(module).__name__, expected="a torch.nn.Module")
+        raise import_error(
+            "from_torch cannot read this model",
+            found=type(module).__name__,
+            expected="a torch.nn.Module or an ExportedProgram",
+            remedy="put functions into a module's forward(); take from_onnx, from_keras, from_tensorflow for other models",
         )
     return import_exported(exported, origin, input_names)
 
@@ -131,7 +139,10 @@ def _check_values(exported: Any) -> None:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and dtype_name(value.dtype) not in DTYPES:
             found, expected = dtype_name(value.dtype), ", ".join(DTYPES)
-            raise UnsupportedOperatorError(str(node.target), where=node.name, found=found, expected=expected)
+            remedy = "use one of these dtypes; complex numbers as two tensors of real ones"
+            raise UnsupportedOperatorError(
+                str(node.target), where=f"tensor {node.name}", found=found, expected=expected, remedy=remedy
+            )
 
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
@@ -160,9 +171,12 @@ def _arrays(exported: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
             )
         owner = memory.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
         if owner != name:
-            raise ImportModelError(
-                f"{owner} and {name} are different objects that share memory\n"
-                "  what to do: tie them by assigning the same object to both modules"
+            raise import_error(
+                "parameters that are different objects share memory",
+                where=f"{owner} and {name}",
+                found="two tensors of one memory",
+                expected="one object for both, or a memory for each",
+                remedy="tie them by assigning the same object to both modules, or clone one of them",
             )
         trainable = isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
         arrays[0 if trainable else 1][name] = array_of(tensor)
@@ -262,12 +276,11 @@ def _input_names(placeholders: list[str], wanted: Sequence[str] | None, origin: 
     if wanted is None:
         return placeholders
     if len(wanted) != len(placeholders) or len(set(wanted)) != len(wanted) or not all(wanted):
-        raise ImportModelError(
-            describe(
-                f"{origin}: input_names do not fit",
-                found=repr(list(wanted)),
-                expected=f"{len(placeholders)} different names, for {', '.join(placeholders)}",
-            )
+        raise import_error(
+            f"{origin}: input_names do not fit",
+            found=repr(list(wanted)),
+            expected=f"{len(placeholders)} different names, for {', '.join(placeholders)}",
+            remedy="give as many, or leave input_names out",
         )
     return list(wanted)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from gensyn_tvm.errors import ZIP_ERRORS, ImportModelError, describe
+from gensyn_tvm.errors import ZIP_ERRORS, ImportModelError, import_error
 
 _MEMBER = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
@@ -67,9 +67,8 @@ def _tie(state: dict[str, Any]) -> None:
 
 
 def _refuse(path: Path, what: str, found: str, remedy: str = _SAVE_AGAIN) -> ImportModelError:
-    return ImportModelError(
-        describe(f"from_torch: {what}", where=str(path), found=found, expected="a .pt2 file of static shapes", remedy=remedy)
-    )
+    expected = "a .pt2 file of static shapes"
+    return import_error(f"from_torch: {what}", where=str(path), found=found, expected=expected, remedy=remedy)
 
 
 def _members(path: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,31 +12,31 @@ import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gensyn_tvm.errors import GensynError, ImportModelError, UnsupportedOperatorError, describe, unsupported
+from gensyn_tvm.errors import GensynError, UnsupportedOperatorError, import_error, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.torch_operators import CONVERTERS
 from gensyn_tvm.frontends.torch_refused import DEPENDS_ON_DATA, reasons_of
 
 #: Key of a place that ``torch.fx.traceback.annotate`` gives the nodes of an exported graph.
 PLACE = "gensyn_tvm.place"
+_EXAMPLE = "from_torch(module, (torch.zeros(32, 1, 8, 8),))"
 _HIDDEN = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _BATCH_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
 
 
 def _check_inputs(origin: str, example_inputs: Any) -> None:
     if not isinstance(example_inputs, tuple) or not example_inputs:
-        raise ImportModelError(
-            describe(
-                f"{origin}: no example inputs",
-                found=type(example_inputs).__name__ if example_inputs != () else "an empty tuple",
-                expected="a tuple of tensors",
-                remedy="from_torch(module, (torch.zeros(32, 1, 8, 8),))",
-            )
+        raise import_error(
+            f"{origin}: no example inputs",
+            found=type(example_inputs).__name__ if example_inputs != () else "an empty tuple",
+            expected="a tuple of tensors",
+            remedy=_EXAMPLE,
         )
     for position, value in enumerate(example_inputs):
         if not isinstance(value, torch.Tensor):
             found = type(value).__name__
-            raise ImportModelError(describe(f"{origin}: example input {position}", found=found, expected="a torch.Tensor"))
+            message = f"{origin}: example input {position} is no tensor"
+            raise import_error(message, found=found, expected="a torch.Tensor", remedy=_EXAMPLE)
 
 
 def _check_modules(module: torch.nn.Module) -> None:
@@ -44,9 +45,13 @@ def _check_modules(module: torch.nn.Module) -> None:
         if not isinstance(child, _BatchNorm):
             continue
         if child.training and child.momentum is None and child.running_mean is not None:
-            found, remedy = "momentum=None (a cumulative average)", "set momentum to a number such as 0.1"
-            where = f"module {path or '(top)'}"
-            raise UnsupportedOperatorError(type(child).__name__, where=where, found=found, remedy=remedy)
+            raise UnsupportedOperatorError(
+                type(child).__name__,
+                where=f"module {path or '(top)'}",
+                found="momentum=None (a cumulative average)",
+                expected="a number",
+                remedy="set momentum to a number such as 0.1",
+            )
 
 
 @contextlib.contextmanager
@@ -80,13 +85,19 @@ def export_module(module: torch.nn.Module, example_inputs: Any, origin: str) -> 
     except GensynError:
         raise
     except Exception as error:  # torch.export raises whatever the model's own code raises
-        raise ImportModelError(
-            describe(
-                f"{origin}: torch.export cannot export this model",
-                found=f"{type(error).__name__}: {error}",
-                expected="a forward() without data-dependent control flow that accepts the example inputs",
-            )
+        raise import_error(
+            f"{origin}: torch.export cannot export this model",
+            where=_line_of(str(error)),
+            found=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+            expected="a forward() without data-dependent control flow that accepts the example inputs",
+            remedy="call the module with the example inputs first; select with torch.where or torch.cond instead of if",
         ) from error
+
+
+def _line_of(text: str) -> str:
+    """The line of the user's code that an error of torch.export quotes last."""
+    quoted = re.findall(r'File "(.+)", line (\d+), in .+\n\s*(.+)', text)
+    return "{}:{}: {}".format(*quoted[-1]) if quoted else ""
 
 
 def prepare(exported: Any, origin: str) -> Any:
@@ -111,14 +122,12 @@ def _check_static(exported: Any, origin: str) -> None:
                 if free_unbacked_symbols(tensor.shape):
                     where = {str(node.target): [place_of(node)]}
                     raise unsupported(where, found=DEPENDS_ON_DATA, remedy="make the shape static")
-                raise ImportModelError(
-                    describe(
-                        f"{origin}: a dimension is not static",
-                        where=place_of(node),
-                        found=f"shape {tuple(map(str, tensor.shape))}",
-                        expected="integers",
-                        remedy="export with the shapes that are to be compiled, without dynamic_shapes",
-                    )
+                raise import_error(
+                    f"{origin}: a dimension is not static",
+                    where=place_of(node),
+                    found=f"shape {tuple(map(str, tensor.shape))}",
+                    expected="integers",
+                    remedy="export with the shapes that are to be compiled, without dynamic_shapes",
                 )
 
 

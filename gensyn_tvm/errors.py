@@ -35,6 +35,9 @@ class UnsupportedOperatorError(GensynError):
     def __init__(self, operator: str, *, where: str = "", found: str = "", expected: str = "", remedy: str = "") -> None:
         self.operator = operator
         self.places: tuple[tuple[str, str], ...] = ((operator, where),)
+        found = found or "an operator without a deterministic variant"
+        expected = expected or "the operators in docs/operators.md"
+        remedy = remedy or "write this part of the model as expected, or compute it outside of the model"
         super().__init__(
             describe(f"unsupported operator {operator!r}", where=where, found=found, expected=expected, remedy=remedy)
         )
@@ -51,7 +54,7 @@ def unsupported(
     error = UnsupportedOperatorError(
         ", ".join(unknown),
         where="; ".join(f"{', '.join(places)} ({name})" for name, places in unknown.items()),
-        found=found,
+        found=found or f"{len(unknown)} operator{'s' * (len(unknown) > 1)} that cannot be converted",
         expected=expected,
         remedy=remedy,
     )
@@ -61,6 +64,11 @@ def unsupported(
 
 class ImportModelError(GensynError):
     """A frontend cannot read the model it was given."""
+
+
+def import_error(what: str, *, found: str, expected: str, remedy: str, where: str = "") -> ImportModelError:
+    """The error of a frontend; the place is ``where``, or the model's name in front of ``what``."""
+    return ImportModelError(describe(what, where=where, found=found, expected=expected, remedy=remedy))
 
 
 class InvalidProgramError(GensynError):

@@ -157,6 +157,7 @@ def test_all_operators_that_onnx_lacks_are_named() -> None:
     assert str(caught.value) == (
         "unsupported operator 'erfc, log1p'\n"
         "  in: first, second (erfc); second (log1p)\n"
+        "  found: 2 operators that cannot be converted\n"
         "  expected: operators that ONNX has (docs/export-onnx.md)\n"
         "  what to do: write this part of the model with operators that ONNX has; or approximate=True (--approximate)"
     )

@@ -24,13 +24,17 @@ def _from_torch(name: str) -> tuple[onnx.ModelProto, list[np.ndarray]]:
 
 
 def _from_keras(name: str) -> tuple[onnx.ModelProto, list[np.ndarray]]:
+    import keras
+
     from benchmarks.frontends.keras_models import build
 
     model, x = build(name)
     model(torch.from_numpy(x), training=False)  # Keras exports only what was called
+    # With the static shapes that Keras asks for on this backend it takes PyTorch's newer exporter, otherwise TorchScript's.
+    signature = [keras.InputSpec(shape=x.shape, dtype=str(x.dtype), name=model.inputs[0].name)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        model.export(str(path), format="onnx", verbose=False)
+        model.export(str(path), format="onnx", verbose=False, input_signature=signature)
         return onnx.load(path), [x]
 
 

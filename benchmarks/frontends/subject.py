@@ -11,7 +11,7 @@ from gensyn_tvm.program import Program
 
 #: Steps of training.
 STEPS = 10
-#: Of SGD. Batch normalisation over a few samples amplifies rounding errors from step to step, so it gets the smaller one.
+#: Of SGD. Batch normalisation over a few samples amplifies rounding errors from step to step, so it gets a smaller one.
 LEARNING_RATE, LEARNING_RATE_BATCH_NORM = 1e-2, 1e-3
 
 #: An array of the target and the learning rate → the framework's losses before each of ``STEPS`` steps of SGD.
@@ -28,14 +28,18 @@ class Subject:
         reference: the framework's outputs in inference, in the order of the program's outputs.
         train: the framework's training of the same model with the mean squared error of the first output; None where the
             framework trains something else than the program, or nothing.
+        rate: the learning rate, where it is not one of the two that most models get.
     """
 
     program: Program
     inputs: tuple[np.ndarray, ...]
     reference: Callable[[], list[np.ndarray]]
     train: Train | None = None
+    rate: float | None = None
 
     @property
     def learning_rate(self) -> float:
         """Of the training."""
+        if self.rate is not None:
+            return self.rate
         return LEARNING_RATE_BATCH_NORM if self.program.state_updates else LEARNING_RATE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx.version_converter
 
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import import_error
 from gensyn_tvm.frontends.onnx_passes.walk import all_graphs, copy_of, opset_of
 from gensyn_tvm.frontends.onnx_reader import OPSETS, guarded
 
@@ -26,14 +26,14 @@ def convert_version(model: onnx.ModelProto, *, opset: int | None = None) -> onnx
     where = f"onnx:{model.graph.name}"
     if not present <= wanted <= newest:
         expected = f"{present} (the model's) to {newest}"
-        raise ImportModelError(describe("cannot convert to this opset", where=where, found=str(wanted), expected=expected))
+        message, remedy = "cannot convert to this opset", "name one of those, or export the model again"
+        raise import_error(message, where=where, found=str(wanted), expected=expected, remedy=remedy)
     if wanted == present:
         return copy_of(model)
     if model.functions:
         names = ", ".join(f.name for f in model.functions)
-        raise ImportModelError(
-            describe("cannot convert the opset of local functions", where=where, found=names, remedy="inline_functions first")
-        )
+        message, expected = "cannot convert the opset of local functions", "a model without them"
+        raise import_error(message, where=where, found=names, expected=expected, remedy="inline_functions first")
     with guarded(where, f"onnx.version_converter cannot convert from opset {present} to {wanted}"):
         converted = onnx.version_converter.convert_version(model, wanted)
     _restore(model, converted)

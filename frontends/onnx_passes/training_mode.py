@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from gensyn_tvm.errors import ImportModelError, describe
+from gensyn_tvm.errors import ImportModelError, import_error
 from gensyn_tvm.frontends.onnx_passes.walk import Names, all_graphs, copy_of, is_default, opset_of
 
 #: Operator sets in which the training forms became attributes and inputs.
@@ -49,13 +49,14 @@ def _set(node: onnx.NodeProto, name: str, value: int | None) -> None:
         node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
-def _refuse(node: onnx.NodeProto, what: str, found: str, remedy: str) -> ImportModelError:
+def _refuse(node: onnx.NodeProto, what: str, found: str, expected: str, remedy: str) -> ImportModelError:
     where = f"{node.op_type} {node.name or node.output[0]!r}"
-    return ImportModelError(describe(what, where=where, found=found, remedy=remedy))
+    return import_error(what, where=where, found=found, expected=expected, remedy=remedy)
 
 
 def _too_old(node: onnx.NodeProto, opset: int, needed: int) -> ImportModelError:
-    return _refuse(node, "no training form in this opset", f"opset {opset}", f"convert_version={needed} or newer first")
+    expected, remedy = f"opset {needed} or newer", f"convert_version={needed} or newer first"
+    return _refuse(node, "no training form in this opset", f"opset {opset}", expected, remedy)
 
 
 # ---- BatchNormalization ---------------------------------------------------------------------------------------------
@@ -79,7 +80,9 @@ def _infer_norm(node: onnx.NodeProto, opset: int, model: onnx.ModelProto) -> lis
     wanted = _used(model)
     if any(name in wanted for name in node.output[3:]):
         remedy = "remove the outputs saved_mean and saved_var"
-        raise _refuse(node, "inference does not compute the batch's statistics", "a use of them", remedy)
+        raise _refuse(
+            node, "inference does not compute the batch's statistics", "a use of them", "uses of the result only", remedy
+        )
     same = [
         onnx.helper.make_node("Identity", [statistic], [output])
         for statistic, output in zip(node.input[3:5], node.output[1:3], strict=False)

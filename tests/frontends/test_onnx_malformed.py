@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from gensyn_tvm.errors import ImportModelError
 from gensyn_tvm.frontends import onnx_structure
 from gensyn_tvm.frontends.onnx import from_onnx
+from tests.frontends.messages import refused
 
 node = helper.make_node
 Change = Callable[[onnx.ModelProto], None]
@@ -142,10 +141,9 @@ def test_refused_in_memory(name: str) -> None:
     change, text = CASES[name]
     model = base()
     change(model)
-    with pytest.raises(ImportModelError) as info:
+    with refused(text) as info:
         from_onnx(model)
     assert str(info.value).startswith("onnx:ModelProto: not a valid ONNX model: ")
-    assert re.search(text, str(info.value)), str(info.value)
 
 
 def test_the_model_is_valid_unchanged() -> None:
@@ -155,7 +153,7 @@ def test_the_model_is_valid_unchanged() -> None:
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     data = base().SerializeToString().replace(b"relu", b"\xff\xfe\xfd\xfc")
     (tmp_path / "m.onnx").write_bytes(data)
-    with pytest.raises(ImportModelError, match="text that is not UTF-8"):
+    with refused("text that is not UTF-8"):
         from_onnx(tmp_path / "m.onnx")
 
 
@@ -164,7 +162,7 @@ def test_deep_models_in_memory_do_not_exhaust_the_stack() -> None:
     graph = model.graph
     for _ in range(5000):
         graph = graph.node.add(op_type="If").attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g
-    with pytest.raises(ImportModelError, match="nested too deeply"):
+    with refused("nested too deeply"):
         from_onnx(model)
 
 
@@ -172,7 +170,7 @@ def test_many_empty_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(onnx_structure, "MAX_MESSAGES", 1000)
     nodes = b"\x0a\x00" * 5000
     (tmp_path / "bomb.onnx").write_bytes(b"\x3a\x90\x4e" + nodes)
-    with pytest.raises(ImportModelError, match=r"too many parts\n  found: more than 1000 protobuf messages"):
+    with refused(r"too many parts\n  found: more than 1000 protobuf messages"):
         from_onnx(tmp_path / "bomb.onnx")
 
 
@@ -223,9 +221,8 @@ def test_external_data_stays_inside(name: str, tmp_path: Path) -> None:
     (path.parent / "folder").symlink_to(tmp_path)
     os.link(tmp_path / "secret", path.parent / "hard")
     os.mkfifo(path.parent / "pipe")
-    with pytest.raises(ImportModelError) as info:
+    with refused(text):
         from_onnx(path)
-    assert re.search(text, str(info.value)), str(info.value)
 
 
 def test_external_data_is_read(tmp_path: Path) -> None:
@@ -245,5 +242,5 @@ def test_a_large_value_that_decides_a_shape() -> None:
     size = onnx.numpy_helper.from_array(np.array([2**20, 2**14], np.int64), "s")
     graph = onnx.helper.make_graph(nodes, "large", [x], [y], [size])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
-    with pytest.raises(ImportModelError, match="needs a large value at import\n  in: ConstantOfShape:c"):
+    with refused("needs a large value at import\n  in: ConstantOfShape:c"):
         from_onnx(model)

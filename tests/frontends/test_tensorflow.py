@@ -17,6 +17,7 @@ from gensyn_tvm import interpreter
 from gensyn_tvm.errors import ImportModelError, InputError, UnsupportedOperatorError
 from gensyn_tvm.program import Program
 from gensyn_tvm.training.step import inference_graph
+from tests.frontends.messages import refused
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -308,7 +309,7 @@ BAD: dict[str, tuple[Callable[[], Program], type[Exception], str]] = {
     "input_unknown": (
         lambda: from_tensorflow(Mlp(), input_shapes={"x": (2, 5), "z": (1,)}),
         ImportModelError,
-        "no input is called 'z'",
+        "no input is called 'z'\n  found: z\n  expected: some of x",
     ),
     "no_signature": (lambda: from_tensorflow(tf.function(lambda x: x)), ImportModelError, "example_inputs"),
     "string": (
@@ -348,23 +349,27 @@ BAD: dict[str, tuple[Callable[[], Program], type[Exception], str]] = {
         UnsupportedOperatorError,
         "LookupTableFind",
     ),
-    "model_fails": (lambda: from_tensorflow(tf.function(_fails), (tf.TensorSpec([1]),)), ImportModelError, "broken on purpose"),
+    "model_fails": (
+        lambda: from_tensorflow(tf.function(_fails), (tf.TensorSpec([1]),)),
+        ImportModelError,
+        "found: RuntimeError: broken on purpose",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_inputs(name: str) -> None:
     call, error, message = BAD[name]
-    with pytest.raises(error, match=message):
+    with refused(message, error):
         call()
 
 
 def test_bad_saved_models(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x99 no protobuf")
-    with pytest.raises(ImportModelError, match="cannot be read"):
+    with refused("cannot be read"):
         from_tensorflow(tmp_path)
     tf.saved_model.save(Mlp(), str(tmp_path / "m"))
-    with pytest.raises(ImportModelError, match="unknown signature"):
+    with refused("unknown signature"):
         from_tensorflow(tmp_path / "m", signature="nothing")
     with pytest.raises(InputError, match="unknown: other"):
         to_tensorflow(Mlp().variables, {"other": np.zeros(1, np.float32)})

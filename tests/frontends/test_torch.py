@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +16,10 @@ from torch import nn
 import gensyn_tvm
 from gensyn_tvm import interpreter
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError
+from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.frontends.torch import from_torch
 from gensyn_tvm.training.ops import attrs_of
+from tests.frontends.messages import refused
 
 TOLERANCE = 2e-5  # of the largest magnitude in the output; both sides are float32 with different orders of summation
 
@@ -325,9 +325,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(case: str) -> None:
     model, x, text = REFUSED[case]
-    with pytest.raises(UnsupportedOperatorError) as info:
+    with refused(text, UnsupportedOperatorError):
         from_torch(model, (x,))
-    assert re.search(text, str(info.value)), str(info.value)
 
 
 @pytest.mark.parametrize("name", ("sin", "cos", "tan", "asin", "acos", "asinh", "atanh"))
@@ -374,16 +373,20 @@ UNREADABLE: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "not a module": (lambda: 3, {"example_inputs": (X,)}, r"(?s)found: int.*torch\.nn\.Module"),
     "no inputs": (lambda: nn.Linear(4, 4), {"example_inputs": ()}, r"an empty tuple"),
     "a list": (lambda: nn.Linear(4, 4), {"example_inputs": [X]}, r"(?s)found: list.*tuple of tensors"),
-    "not a tensor": (lambda: nn.Linear(4, 4), {"example_inputs": (3,)}, r"example input 0\n  found: int"),
+    "not a tensor": (lambda: nn.Linear(4, 4), {"example_inputs": (3,)}, r"example input 0 is no tensor\n  found: int"),
     "wrong shape": (lambda: nn.Linear(5, 4), {"example_inputs": (X,)}, r"torch.export cannot export"),
-    "branch": (lambda: Lambda(_branch), {"example_inputs": (X,)}, r"data-dependent control flow"),
+    "branch": (
+        lambda: Lambda(_branch),
+        {"example_inputs": (X,)},
+        r"(?s)in: \S*test_torch.py:\d+: return x if x.sum\(\) > 0.*data-dependent control flow.*torch.where",
+    ),
     "names": (
         lambda: nn.Linear(4, 4),
         {"example_inputs": (X,), "input_names": ["a", "b"]},
         r"(?s)\['a', 'b'\].*1 different names, for input",
     ),
     "clash": (lambda: nn.Linear(4, 4), {"example_inputs": (X,), "input_names": ["weight"]}, r"names weight are used twice"),
-    "shared memory": (_shared_memory, {"example_inputs": (X,)}, r"0.weight and 1.weight are different objects"),
+    "shared memory": (_shared_memory, {"example_inputs": (X,)}, r"different objects share memory\n  in: 0.weight and 1.weight"),
     "dynamic": (_dynamic, {}, r"(?s)a dimension is not static.*dynamic_shapes"),
     "inputs twice": (lambda: torch.export.export(nn.Linear(4, 4), (X,)), {"example_inputs": (X,)}, r"own example inputs"),
 }
@@ -392,9 +395,8 @@ UNREADABLE: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_unreadable(case: str) -> None:
     make, kwargs, text = UNREADABLE[case]
-    with pytest.raises(ImportModelError) as info:
+    with refused(text):
         from_torch(make(), **kwargs)
-    assert re.search(text, str(info.value)), str(info.value)
 
 
 def test_only_plain_relax_is_left() -> None:
