@@ -68,15 +68,16 @@ def named_variables(
     *,
     signature: str | None = None,
     input_shapes: Shapes | None = None,
+    train: bool | None = None,
 ) -> tuple[list[tuple[str, Any]], Any]:
     """The variables of a model under the names that ``from_tensorflow`` gives them, and what keeps them alive.
 
-    Arguments and errors as ``from_tensorflow``; of a SavedModel open shapes may stay open.
+    Arguments and errors as ``from_tensorflow``; of a SavedModel and a concrete function open shapes may stay open.
     """
     origin, function, owner = _callable(source, signature)
-    if isinstance(source, str | Path):
+    if hasattr(function, "structured_input_signature"):
         return _names(function, ()), owner
-    return _names(_concrete(function, origin, example_inputs, input_shapes, None), ()), owner
+    return _names(_concrete(function, origin, example_inputs, input_shapes, train), ()), owner
 
 
 # ---- sources --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ def run(options: argparse.Namespace, stage: Stage) -> Report:
         batch=options.batch,
         signature=options.signature,
         train=options.train,
+        backend=options.backend,
     )
     targets = () if options.no_compile else tuple(options.target or ("native",))
     settings = Settings(

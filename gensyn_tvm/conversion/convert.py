@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gensyn_tvm.compiler import compile, source_of
-from gensyn_tvm.conversion.importers import import_model
+from gensyn_tvm.conversion.importers import Imported, import_model
 from gensyn_tvm.conversion.report import Report, describe_graph
 from gensyn_tvm.conversion.sources import Request, find
+from gensyn_tvm.conversion.training import verify_training
 from gensyn_tvm.conversion.verify import verify
 from gensyn_tvm.runtime.file import check_destination
 from gensyn_tvm.runtime.packaging import save_executables, save_source
@@ -44,7 +45,7 @@ class Settings:
 def convert(request: Request, output: Path, settings: Settings | None = None, stage: Stage = nullcontext) -> Report:
     """Convert a model to a ``.gtvm`` file: its inference program, or with ``request.train`` a training step.
 
-    The comparison with the framework is one of inference in both cases.
+    Both are compared with the framework in inference; a training step also by its loss, gradients and next states.
 
     Raises:
         ImportModelError: no such model, one that would run code, options that do not apply.
@@ -72,11 +73,21 @@ def convert(request: Request, output: Path, settings: Settings | None = None, st
     for target in targets:
         with stage(f"compiling for {target}"):
             executables.append(compile(source, target))
-    verification = None
-    if settings.verify:
+    verification, trained = None, None
+    if settings.verify and not (request.train and imported.only_training):
         with stage("comparing with the framework"):
             exe = executables[0] if executables and not request.train else compile(inference, *targets[:1])
             verification = verify(exe, imported, tolerance=settings.tolerance, seed=settings.seed)
+    if settings.verify and request.train and not isinstance(imported.training, str):
+        with stage("comparing one step of training"):
+            trained = verify_training(
+                imported.program,
+                imported.training,
+                settings.loss,
+                target=targets[0] if targets else "native",
+                tolerance=settings.tolerance,
+                seed=settings.seed,
+            )
     with stage("writing"):
         if executables:
             save_executables(output, executables)
@@ -90,5 +101,16 @@ def convert(request: Request, output: Path, settings: Settings | None = None, st
         output=str(output),
         file_bytes=output.stat().st_size,
         verification=verification,
+        training=trained,
+        note=_note(imported, request),
         **describe_graph(source.graph, imported.program),
     )
+
+
+def _note(imported: Imported, request: Request) -> str:
+    """What cannot be compared of a training step, and why."""
+    if not request.train:
+        return ""
+    if isinstance(imported.training, str):
+        return imported.training
+    return imported.only_training and f"inference is not compared: the file holds {imported.only_training}"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gensyn_tvm.conversion.sources import Found, Request
+from gensyn_tvm.conversion.framework_steps import Arrays, Trainable, of_keras, of_tensorflow, of_torch
+from gensyn_tvm.conversion.sources import Found, Request, check_backend
 from gensyn_tvm.errors import ImportModelError, VerificationError, describe
 from gensyn_tvm.program import Program
-
-Arrays = list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,14 @@ class Imported:
         program: as the frontend made it.
         reference: the framework's outputs for arrays in the order of the program's inputs, in the order of its outputs, and
             what computed them; it may raise ``VerificationError``.
+        training: one step in the framework, or why it has none.
+        only_training: why outputs of inference cannot be compared, where only a training step can.
     """
 
     program: Program
     reference: Callable[[Arrays], tuple[Arrays, str]]
+    training: Trainable | str
+    only_training: str = ""
 
 
 def import_model(found: Found, request: Request) -> Imported:
@@ -42,6 +45,7 @@ def import_model(found: Found, request: Request) -> Imported:
         raise ImportModelError(describe("--signature is for SavedModels", found=f"a model of {found.framework}"))
     if request.batch is not None and found.framework == "torch" and found.path is not None:
         raise ImportModelError(describe("--batch does not apply", found="a .pt2 file, whose shapes are fixed"))
+    check_backend(request, found)
     imported = _IMPORTERS[found.framework](found, request)
     _check_types(imported.program, request)
     return imported
@@ -90,7 +94,7 @@ def _onnx(found: Found, request: Request) -> Imported:
         given = {**request.values, **dict(zip(imported.program.inputs, arrays, strict=True))}
         return onnx_outputs(source, given)
 
-    return Imported(imported.program, reference)
+    return Imported(imported.program, reference, "an ONNX file has no training to compare with; its inference was compared")
 
 
 def _onnx_inputs(source: Any) -> set[str]:
@@ -126,18 +130,23 @@ def onnx_outputs(source: Any, given: Mapping[str, np.ndarray]) -> tuple[Arrays, 
 def _torch(found: Found, request: Request) -> Imported:
     import torch
 
-    from gensyn_tvm.frontends.torch import from_torch
+    from gensyn_tvm.frontends.torch import from_torch, import_exported
     from gensyn_tvm.frontends.torch_archive import load_archive
+    from gensyn_tvm.frontends.torch_export import export_module
 
     model = load_archive(found.path) if found.path is not None else found.model
     if isinstance(model, torch.export.ExportedProgram):
-        return Imported(program := from_torch(model), lambda arrays: _exported_outputs(model, program, arrays))
+        program = from_torch(model)
+        trained = of_torch(model, program, _call_exported)
+        return Imported(program, lambda arrays: _exported_outputs(model, program, arrays), trained, _training_mode(program))
     examples, names = found.examples, None
     if examples is None and request.shapes:
         dtypes = {name: _torch_dtype(request.dtypes.get(name, "float32")) for name in request.shapes}
         examples = tuple(torch.zeros(shape, dtype=dtypes[name]) for name, shape in request.shapes.items())
         names = list(request.shapes)
-    program = from_torch(model, examples, input_names=names)
+    origin = f"torch:{type(model).__name__}"
+    exported = export_module(model, examples, origin)
+    program = import_exported(exported, origin, names)
 
     def reference(arrays: Arrays) -> tuple[Arrays, str]:
         modes = [(child, child.training) for child in model.modules()]
@@ -148,7 +157,7 @@ def _torch(found: Found, request: Request) -> Imported:
             for child, training in modes:
                 child.training = training
 
-    return Imported(program, reference)
+    return Imported(program, reference, of_torch(exported, program, _call_exported))
 
 
 def _torch_dtype(name: str) -> Any:
@@ -160,24 +169,39 @@ def _torch_dtype(name: str) -> Any:
     return dtype
 
 
+def _training_mode(program: Program) -> str:
+    """What an exported program does that no program does in inference."""
+    training = program.state_updates or "gensyn.dropout" in program.module.script(show_meta=False)
+    return "dropout, or running statistics that are updated" if training else ""
+
+
 def _exported_outputs(exported: Any, program: Program, arrays: Arrays) -> tuple[Arrays, str]:
     import torch
-    from torch.export.graph_signature import InputKind, TensorArgument
 
-    if program.state_updates or "gensyn.dropout" in program.module.script(show_meta=False):
+    training = _training_mode(program)
+    if training:
         raise VerificationError(
             describe(
                 "the file holds the model in training mode, which the converted model cannot be compared with",
-                found="dropout, or running statistics that are updated",
+                found=training,
                 remedy="export model.eval(), or --no-verify",
             )
         )
+    with torch.no_grad():
+        outputs = _torch_arrays(_call_exported(exported, exported.module(), arrays))
+    return outputs, f"torch {torch.__version__}, the exported program"
+
+
+def _call_exported(exported: Any, module: Any, arrays: Arrays) -> Any:
+    """What the module of an exported program returns for the tensors among its inputs."""
+    import torch
+    from torch.export.graph_signature import InputKind, TensorArgument
+
     tensors = iter(map(_tensor, arrays))
     users = [s.arg for s in exported.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
     leaves = [next(tensors) if isinstance(arg, TensorArgument) else getattr(arg, "value", None) for arg in users]
     positional, named = torch.utils._pytree.tree_unflatten(leaves, exported.call_spec.in_spec)
-    with torch.no_grad():
-        return _torch_arrays(exported.module()(*positional, **named)), f"torch {torch.__version__}, the exported program"
+    return module(*positional, **named)
 
 
 def _tensor(array: np.ndarray) -> Any:
@@ -202,26 +226,46 @@ def _torch_arrays(result: Any) -> Arrays:
 
 
 def _tensorflow(found: Found, request: Request) -> Imported:
-    from gensyn_tvm.frontends.tensorflow import from_tensorflow
+    from gensyn_tvm.frontends.tensorflow import from_tensorflow, named_variables
 
     if found.path is not None:
         shapes = _tensorflow_shapes(found, request)
         program = from_tensorflow(str(found.path), signature=request.signature, input_shapes=shapes)
-        return Imported(program, lambda arrays: _saved_outputs(found, request, program, arrays))
+        return Imported(
+            program,
+            lambda arrays: _tensorflow_arrays(_call_saved(found, request, program, arrays)),
+            _saved_training(found, request, program) if request.train else "",
+        )
     examples = found.examples
     if examples is None and request.shapes and not _has_signature(found.model):
         examples = tuple(_spec(name, shape, request) for name, shape in request.shapes.items())
     shapes = dict(request.shapes) if examples is None and request.shapes else None
-    program = from_tensorflow(found.model, examples, input_shapes=shapes, train=True if request.train else None)
+    training = {"training": True} if request.train and _takes_training(found.model) else {}
+    train = training.get("training")
+    program = from_tensorflow(found.model, examples, input_shapes=shapes, train=train)
 
     def reference(arrays: Arrays) -> tuple[Arrays, str]:
         from gensyn_tvm.frontends.tensorflow_graph import tf
 
-        training = {"training": False} if request.train else {}
-        result = found.model(*map(tf.constant, arrays), **training)
-        return _tensorflow_arrays(result)
+        # In the mode in which it was imported: nothing in the program knows another.
+        return _tensorflow_arrays(found.model(*map(tf.constant, arrays), **training))
 
-    return Imported(program, reference)
+    if not request.train:
+        return Imported(program, reference, "")
+    from gensyn_tvm.frontends.tensorflow_graph import tf
+
+    variables, _owner = named_variables(found.model, examples, input_shapes=shapes, train=train)
+    call = lambda arrays: found.model(*map(tf.constant, arrays), **training)  # noqa: E731
+    return Imported(program, reference, of_tensorflow(call, variables, program))
+
+
+def _takes_training(model: Any) -> bool:
+    """Whether the model, a ``tf.function`` or something that can be called, has an argument ``training``."""
+    call = model if hasattr(model, "python_function") else getattr(model, "__call__", model)  # noqa: B004
+    try:
+        return "training" in inspect.signature(getattr(call, "python_function", call)).parameters
+    except (TypeError, ValueError):  # written in another language
+        return False
 
 
 def _has_signature(model: Any) -> bool:
@@ -256,12 +300,21 @@ def _tensorflow_shapes(found: Found, request: Request) -> dict[str, Any] | None:
     return {**{n: [request.batch, *shape[1:]] for n, shape in opened.items()}, **request.shapes} or None
 
 
-def _saved_outputs(found: Found, request: Request, program: Program, arrays: Arrays) -> tuple[Arrays, str]:
+def _saved_training(found: Found, request: Request, program: Program) -> Trainable:
+    from gensyn_tvm.frontends.tensorflow import named_variables
+
+    loaded = _signature(found, request)
+    variables, _owner = named_variables(loaded[0])
+    return of_tensorflow(lambda arrays: _call_saved(found, request, program, arrays, loaded), variables, program)
+
+
+def _call_saved(found: Found, request: Request, program: Program, arrays: Arrays, loaded: Any = None) -> Any:
+    """What a SavedModel's signature returns; ``loaded`` as ``_signature`` gives it, whose variables are then read."""
     from gensyn_tvm.frontends.shapes import input_name
     from gensyn_tvm.frontends.tensorflow_files import check_runnable
     from gensyn_tvm.frontends.tensorflow_graph import tf
 
-    function, _owner = _signature(found, request)
+    function, _owner = loaded or _signature(found, request)
     try:
         check_runnable(function, str(found.path))
     except ImportModelError as error:
@@ -273,7 +326,7 @@ def _saved_outputs(found: Found, request: Request, program: Program, arrays: Arr
         found_names = f"inputs {', '.join(program.inputs)}; the signature has {', '.join(names.values())}"
         raise VerificationError(describe("the signature's inputs have other names", found=found_names, remedy="--no-verify"))
     given = {names[name]: tf.constant(array) for name, array in zip(program.inputs, arrays, strict=True)}
-    return _tensorflow_arrays(function(**given))
+    return function(**given)
 
 
 def _tensorflow_arrays(result: Any) -> tuple[Arrays, str]:
@@ -286,7 +339,6 @@ def _tensorflow_arrays(result: Any) -> tuple[Arrays, str]:
 
 
 def _keras(found: Found, request: Request) -> Imported:
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     import keras
 
     from gensyn_tvm.frontends.keras import from_keras, load_file
@@ -296,17 +348,18 @@ def _keras(found: Found, request: Request) -> Imported:
         model, found.examples, input_shapes=dict(request.shapes) or None, batch_size=request.batch, train=request.train
     )
 
-    def reference(arrays: Arrays) -> tuple[Arrays, str]:
+    def structured(values: list[Any]) -> Any:
         structure = getattr(model, "_inputs_struct", None) if found.examples is None else None
-        values = [keras.ops.convert_to_tensor(a) for a in arrays]
-        inputs: Any = values[0] if len(values) == 1 else values
         if structure is not None:
-            inputs = keras.tree.pack_sequence_as(structure, values)
-        result = model(inputs, training=False)
+            return keras.tree.pack_sequence_as(structure, values)
+        return values[0] if len(values) == 1 else values
+
+    def reference(arrays: Arrays) -> tuple[Arrays, str]:
+        result = model(structured([keras.ops.convert_to_tensor(a) for a in arrays]), training=False)
         name = f"keras {keras.__version__} on {keras.backend.backend()}"
         return [np.asarray(keras.ops.convert_to_numpy(t)) for t in keras.tree.flatten(result)], name
 
-    return Imported(program, reference)
+    return Imported(program, reference, of_keras(model, structured, program))
 
 
 _IMPORTERS: Mapping[str, Callable[[Found, Request], Imported]] = {

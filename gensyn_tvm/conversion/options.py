@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 FRAMEWORKS = ("onnx", "torch", "tensorflow", "keras")
+#: That Keras runs on, in the order in which they are looked for.
+BACKENDS = ("tensorflow", "torch", "jax")
 
 
 def add_options(sub: argparse.ArgumentParser) -> None:
@@ -15,6 +17,9 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "that returns a model, or a model and its example inputs; only then is code of yours run",
     )
     sub.add_argument("--framework", choices=FRAMEWORKS, help="found from the name if left out")
+    sub.add_argument(
+        "--backend", choices=BACKENDS, help="that Keras runs on; KERAS_BACKEND, or the first installed, if left out"
+    )
     sub.add_argument("--dtype", action="append", type=_pair, metavar="NAME=DTYPE", help="of an input; may be given again")
     sub.add_argument(
         "--value",
@@ -32,8 +37,8 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--optimizer", default="adamw", help="of the training step (docs/optimizers.md)")
     sub.add_argument("--target", action="append", help="native (the default), x86-64, x86-64-v3, …; may be given again")
     sub.add_argument("--no-compile", action="store_true", help="write the program without machine code")
-    sub.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the framework")
-    sub.add_argument("--tolerance", type=float, default=1e-4, help="relative to the largest magnitude of an output; 1e-4")
+    sub.add_argument("--no-verify", dest="verify", action="store_false", help="compare neither inference nor a training step")
+    sub.add_argument("--tolerance", type=float, default=1e-4, help="of differences from the framework, see docs/usage.md; 1e-4")
     sub.add_argument("--seed", type=int, default=0, help="of the random inputs of the comparison")
     sub.add_argument("--report", choices=("text", "json"), default="text", help="json is the same as --json")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.conversion.training import TrainingVerification
 from gensyn_tvm.conversion.verify import Verification
 from gensyn_tvm.program import Program
 
@@ -28,7 +29,9 @@ class Report:
         array_bytes: of parameters and states.
         targets: for which the file has machine code.
         output, file_bytes: the file.
-        verification: None if it was not asked for.
+        verification: of inference; None if it was not asked for, or cannot be.
+        training: of the training step; None likewise.
+        note: what cannot be compared of a training step, and why.
     """
 
     model: str
@@ -46,6 +49,8 @@ class Report:
     output: str
     file_bytes: int
     verification: Verification | None
+    training: TrainingVerification | None = None
+    note: str = ""
 
     def as_object(self) -> dict[str, Any]:
         """For JSON; nothing in the model is unsupported, or there would be an error instead."""
@@ -61,15 +66,31 @@ class Report:
         lines.append(f"{'parameters':<13} {len(self.parameters):,} arrays, {self.elements:,} elements")
         lines.append(f"{'states':<13} {len(self.states):,} arrays; {self.array_bytes:,} bytes with the parameters")
         lines.append(f"{'unsupported':<13} nothing")
-        if self.verification is None:
+        if self.verification is None and self.training is None:
             lines.append(f"{'verification':<13} none (--no-verify)")
-        else:
+        if self.verification is not None:
             done = self.verification
             lines.append(f"{'verification':<13} largest relative difference {done.largest:.3g} from {done.reference}")
             lines.append(f"{'':<13} on random inputs of seed {done.seed}; at most {done.tolerance:g} is allowed")
+        lines += self._training_lines()
         lines.append(f"{'program':<13} {self.program}, {self.kind}")
         lines.append(f"{'wrote':<13} {self.output}, {self.file_bytes:,} bytes, for {', '.join(self.targets) or 'no target'}")
         return "\n".join(lines)
+
+    def _training_lines(self) -> list[str]:
+        notes = [note for note in (self.note, self.training.note if self.training else "") if note]
+        lines = []
+        if self.training is not None and self.training.differences:
+            step = self.training
+            names = list(step.differences)
+            parts = [
+                (sum(n.startswith(start) for n in names), what)
+                for start, what in (("gradient", "gradients"), ("next", "states"))
+            ]
+            lines.append(f"{'training':<13} largest relative difference {step.largest:.3g} from {step.reference}")
+            counted = ", ".join(f"{n} {what}" for n, what in parts)
+            lines.append(f"{'':<13} of one step: {step.loss}, {counted}; at most {step.tolerance:g} is allowed")
+        return [*lines, *(f"{'training' if not lines else '':<13} {note}" for note in notes)]
 
 
 def describe_graph(graph: Graph, program: Program) -> dict[str, Any]:

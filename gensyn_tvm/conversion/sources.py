@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gensyn_tvm.commands import NoBatchError, call_function, names_function
-from gensyn_tvm.conversion.options import FRAMEWORKS
+from gensyn_tvm.conversion.options import BACKENDS, FRAMEWORKS
 from gensyn_tvm.errors import ImportModelError, describe
 
 _EXTENSIONS = {".onnx": "onnx", ".pt2": "torch", ".keras": "keras", ".h5": "keras", ".hdf5": "keras"}
@@ -38,6 +40,8 @@ class Request:
         batch: extent of an open first dimension; a callable gets it if it takes an argument.
         signature: of a SavedModel.
         train: layers behave as in training when the program trains.
+        backend: that Keras runs on, one of ``options.BACKENDS``; by default what ``KERAS_BACKEND`` says, else the first of them
+            that is installed.
     """
 
     model: str
@@ -48,6 +52,7 @@ class Request:
     batch: int | None = None
     signature: str | None = None
     train: bool = False
+    backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def find(request: Request) -> Found:
         raise ImportModelError(
             describe("unknown framework", found=str(request.framework), expected=f"one of {', '.join(FRAMEWORKS)}")
         )
+    _choose_backend(request.backend)
     found = _from_callable(request) if names_function(request.model) else _from_path(Path(request.model))
     if request.framework not in (None, found.framework):
         raise ImportModelError(
@@ -91,6 +97,41 @@ def find(request: Request) -> Found:
             )
         )
     return found
+
+
+def _choose_backend(backend: str | None) -> None:
+    """Tell Keras what to run on, before anything imports it; what is imported already is looked at by ``check_backend``."""
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
+    if backend is not None and backend not in installed:
+        expected = f"one of those installed: {', '.join(installed) or 'none'}"
+        raise ImportModelError(describe(f"Keras cannot run on {backend} here", found="no such package", expected=expected))
+    if backend is not None:
+        os.environ["KERAS_BACKEND"] = backend
+    elif installed:
+        os.environ.setdefault("KERAS_BACKEND", installed[0])
+
+
+def check_backend(request: Request, found: Found) -> None:
+    """Refuse a backend for something else than Keras, and one that Keras does not run on.
+
+    Raises:
+        ImportModelError: one of these.
+    """
+    if request.backend is None:
+        return
+    if found.framework != "keras":
+        raise ImportModelError(describe("--backend is for Keras models", found=f"a model of {found.framework}"))
+    import keras
+
+    if keras.backend.backend() != request.backend:
+        raise ImportModelError(
+            describe(
+                "Keras runs on another backend already",
+                found=keras.backend.backend(),
+                expected=request.backend,
+                remedy="ask for it in a process that has not imported Keras, and set no KERAS_BACKEND in the code of the model",
+            )
+        )
 
 
 def _from_path(path: Path) -> Found:

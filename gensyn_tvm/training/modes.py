@@ -33,6 +33,14 @@ def for_inference(program: Program) -> Program:
     return replace(program, module=build_function(parameters, body), state_updates=())
 
 
+def without_dropout(program: Program) -> Program:
+    """The program with nothing dropped in training either; the rest behaves as it did."""
+    main = program.module["main"]
+    parameters = [relax.Var(p.name, p.ty) for p in main.params]
+    body = lambda e: inline(e, main, parameters, lambda _, call, args: args[0] if call.op.name == "gensyn.dropout" else None)  # noqa: E731
+    return replace(program, module=build_function(parameters, body))
+
+
 def for_training(program: Program) -> Program:
     """The program as it runs in a training step.
 
