@@ -72,6 +72,20 @@ def _fits(shape: Sequence[int | None] | None, declared: Sequence[int | None] | N
     return len(shape) == len(declared) and all(d in (None, extent) for extent, d in zip(shape, declared, strict=True))
 
 
+def with_batch(declared: Mapping[str, Sequence[int | None]], batch: int, where: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs whose first dimension alone is open, with the batch size there.
+
+    Raises:
+        ImportModelError: there is no such input.
+    """
+    opened = {name: shape for name, shape in declared.items() if shape and shape[0] is None and None not in shape[1:]}
+    if not opened:
+        found = "no input whose first dimension alone is open"
+        expected = "an input of which only the batch is open"
+        raise import_error("--batch does not apply", where=where, found=found, expected=expected, remedy="give --shape")
+    return {name: (batch, *(d for d in shape[1:] if d is not None)) for name, shape in opened.items()}
+
+
 def input_name(text: str) -> str:
     """``text`` as the name of an input."""
     return identifier(text).replace("/", "_").replace(":", "_")

@@ -17,7 +17,7 @@ from gensyn_tvm.frontends.division import floor_quotient, remainder
 from gensyn_tvm.frontends.einsum import einsum
 from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
-from gensyn_tvm.frontends.tensorflow_graph import Converter, Node, Value
+from gensyn_tvm.frontends.tensorflow_nodes import Converter, Node, Value
 from gensyn_tvm.training import ops as gensyn
 
 Inputs = list[Value]
@@ -112,7 +112,7 @@ def convert_sign(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
 def convert_select(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
     """Select (v1) takes a vector of conditions for the rows of its operands."""
     condition, rank = x[0], rank_of(x[1])
-    if n.op.type == "Select" and rank_of(condition) == 1 and rank > 1:
+    if n.kind == "Select" and rank_of(condition) == 1 and rank > 1:
         condition = e.reshape(condition, [*shape_of(condition), *[1] * (rank - 1)])
     return e.where(condition, x[1], x[2])
 
@@ -204,7 +204,7 @@ def convert_cross_entropy(e: FoldingEmitter, x: Inputs, n: Node) -> list[Value]:
     """-sum(labels * log_softmax(logits)); labels are probabilities or, in the sparse form, classes. No second result."""
     logits = e(nn.log_softmax(x[0], rank_of(x[0]) - 1))
     labels = x[1]
-    if n.op.type.startswith("Sparse"):
+    if n.kind.startswith("Sparse"):
         classes = number(list(range(shape_of(logits)[-1])), dtype_of(labels))
         labels = e.cast(e(op.equal(e.reshape(labels, [*shape_of(labels), 1]), classes)), dtype_of(logits))
     return [e(op.negative(e(op.sum(e.mul(labels, logits), [rank_of(logits) - 1])))), None]

@@ -7,7 +7,7 @@ of a variable. Programs are static: loops are unrolled, of branches the known on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from gensyn_tvm.errors import UnsupportedOperatorError, unsupported
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.emit import MAX_STEPS, Expr, constant, dtype_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
+from gensyn_tvm.frontends.tensorflow_nodes import Converter, Value
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow loads: no advice about the machine's vector units
 try:
@@ -26,9 +27,6 @@ except ImportError as error:
     raise ImportError("from_tensorflow needs TensorFlow: pip install 'gensyn_tvm[tensorflow]'") from error
 
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
-
-Value = Any
-Converter = Callable[[FoldingEmitter, list[Value], "Node"], Any]
 
 #: ``experimental_implements`` of functions that stand for an operator of ours starts with it.
 COMPOSITE = "gensyn_tvm."
@@ -52,10 +50,18 @@ class Handle:
 
 
 @dataclass(frozen=True)
-class Node:
-    """What converters may ask about the operator of a graph besides its inputs."""
+class GraphNode:
+    """A ``Node`` of TensorFlow's."""
 
     op: Any
+
+    @property
+    def kind(self) -> str:
+        return str(self.op.type)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.op.outputs)
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute, text as ``str``; ``default`` if the operator has none of that name."""
@@ -167,7 +173,7 @@ class GraphConverter:
         return results
 
     def _operator(self, op: Any, inputs: list[Value]) -> list[Value]:
-        made = self.converters[op.type](self.emitter, inputs, Node(op))
+        made = self.converters[op.type](self.emitter, inputs, GraphNode(op))
         # A TensorList is one value.
         results = [made] if len(op.outputs) == 1 and not (isinstance(made, list) and not _is_list(op)) else made
         self._check(op, results)
@@ -214,7 +220,7 @@ class GraphConverter:
         if op.type == "VarIsInitializedOp":
             return [e(constant(np.array(True)))]
         if op.type == "ResourceGather":
-            return [self.converters["Gather"](e, [value, inputs[1]], Node(op))]
+            return [self.converters["Gather"](e, [value, inputs[1]], GraphNode(op))]
         new = {"AssignVariableOp": lambda: inputs[1], "AssignAddVariableOp": lambda: e.add(value, inputs[1])}.get(
             op.type, lambda: e.sub(value, inputs[1])
         )()
@@ -229,7 +235,7 @@ class GraphConverter:
         composite = self._composite(name)
         if composite:
             kind, *settings = composite.split(" ")
-            made = self.composites[kind](self.emitter, [*inputs, *map(float, settings)], Node(op))
+            made = self.composites[kind](self.emitter, [*inputs, *map(float, settings)], GraphNode(op))
             return made if isinstance(made, list) else [made]
         return self.run(self._graph(name), inputs)
 

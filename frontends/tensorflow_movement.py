@@ -11,7 +11,7 @@ from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.frontends.tensorflow_converters import Inputs, known, scalar
-from gensyn_tvm.frontends.tensorflow_graph import Converter, Node, Value
+from gensyn_tvm.frontends.tensorflow_nodes import Converter, Node, Value
 
 
 def _ints(e: FoldingEmitter, x: Value, what: str) -> list[int]:
@@ -23,7 +23,7 @@ def _ints(e: FoldingEmitter, x: Value, what: str) -> list[int]:
 
 def convert_shape(e: FoldingEmitter, x: Inputs, n: Node) -> Value:
     made = [e(constant(np.array(shape_of(v), n.dtype()))) for v in x]
-    return made if n.op.type == "ShapeN" else made[0]
+    return made if n.kind == "ShapeN" else made[0]
 
 
 def convert_size(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
@@ -59,7 +59,7 @@ def convert_transpose(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
 def convert_tile(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
     y = x[0]
     for axis, count in enumerate(_ints(e, x[1], "the multiples")):
-        y = e.concat([y] * count, axis) if count else e.slice(y, axis, 0, 0)
+        y = e.concat([y] * e.check_steps(count), axis) if count else e.slice(y, axis, 0, 0)
     return y
 
 
@@ -194,7 +194,7 @@ def convert_roll(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
 def convert_pad(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
     widths = _ints(e, x[1], "the padding")
     lows, highs = widths[::2], widths[1::2]
-    if n.op.type == "MirrorPad":
+    if n.kind == "MirrorPad":
         if n.attr("mode") != "REFLECT":
             raise e.refuse(f"mode {n.attr('mode')}", expected="REFLECT")
         y = x[0]

@@ -11,7 +11,7 @@ from gensyn_tvm.frontends import blocks, resampling
 from gensyn_tvm.frontends.emit import Emitter, Expr, op, rank_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.frontends.tensorflow_converters import known
-from gensyn_tvm.frontends.tensorflow_graph import Converter, Node, Value
+from gensyn_tvm.frontends.tensorflow_nodes import Converter, Node, Value
 from gensyn_tvm.training import ops as gensyn
 
 
@@ -125,7 +125,7 @@ def convert_batch_norm(e: FoldingEmitter, x: list[Value], n: Node) -> list[Value
     """FusedBatchNorm: by given statistics, or by the batch's, of which the variance that it returns is unbiased."""
     last, (image, gamma, beta, mean, var) = _channels_last(n), x[:5]
     image = channels_first(e, image) if last else image
-    epsilon, spare = _short(n.attr("epsilon")), len(n.op.outputs) - 3
+    epsilon, spare = _short(n.attr("epsilon")), n.outputs - 3
     if not n.attr("is_training"):
         value = e(gensyn.batch_norm(image, gamma, beta, mean, var, epsilon=epsilon, momentum=0.0, unbiased=False, frozen=True))
         y = e(relax.TupleGetItem(value, 0))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gensyn_tvm.frontends.keras import from_keras
     from gensyn_tvm.frontends.onnx import from_onnx
     from gensyn_tvm.frontends.tensorflow import from_tensorflow
+    from gensyn_tvm.frontends.tflite import from_tflite
     from gensyn_tvm.frontends.torch import from_torch
     from gensyn_tvm.program import Program
     from gensyn_tvm.runtime.executable import Executable
@@ -104,6 +105,7 @@ _EXPORTS = {
     "from_keras": "gensyn_tvm.frontends.keras",
     "from_onnx": "gensyn_tvm.frontends.onnx",
     "from_tensorflow": "gensyn_tvm.frontends.tensorflow",
+    "from_tflite": "gensyn_tvm.frontends.tflite",
     "from_torch": "gensyn_tvm.frontends.torch",
     "load": "gensyn_tvm.runtime.packaging",
     "trace": "gensyn_tvm.evidence.trace",
@@ -158,6 +160,7 @@ __all__ = [
     "from_keras",
     "from_onnx",
     "from_tensorflow",
+    "from_tflite",
     "from_torch",
     "load",
     "trace",

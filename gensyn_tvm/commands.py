@@ -42,27 +42,33 @@ class NoBatchError(ImportModelError):
 
 
 def load_model(model: str, *, shapes: Shapes | None = None, batch: int | None = None) -> Program:
-    """A model from ``file.onnx`` or ``file.py:function``.
+    """A model from ``file.onnx``, ``file.tflite`` or ``file.py:function``.
 
     Args:
-        model: ``file.onnx``, ``file.py:function`` or ``package.module:function``. The function must return (torch module,
-            example inputs) or a ``Program``; it is called with ``batch`` if it takes an argument and ``batch`` is given.
-        shapes: shapes of inputs that the ONNX file leaves open.
-        batch: extent of the open first dimension of every ONNX input.
+        model: ``file.onnx``, ``file.tflite``, ``file.py:function`` or ``package.module:function``. The function must return
+            (torch module, example inputs) or a ``Program``; it gets ``batch`` if it takes an argument and one is given.
+        shapes: shapes of inputs that the file leaves open.
+        batch: extent of the open first dimension of every input of a file.
 
     Raises:
         ImportModelError: no such file or function, something else than a model, options that do not apply.
     """
     if names_function(model):
         if shapes:
-            raise ImportModelError(f"{model}: --shape is for ONNX files; a Python function gives its example inputs")
+            raise ImportModelError(f"{model}: --shape is for files; a Python function gives its example inputs")
         return _from_function(model, batch)
     if model.endswith(".onnx"):
         from gensyn_tvm.frontends.onnx import from_onnx
 
         return from_onnx(model, shapes={**batch_shapes(model, batch), **(shapes or {})})
+    if model.endswith(".tflite"):
+        from gensyn_tvm.frontends.tflite import batch_shapes as open_shapes
+        from gensyn_tvm.frontends.tflite import from_tflite
+
+        known = {} if batch is None else open_shapes(model, batch)
+        return from_tflite(model, input_shapes={**known, **(shapes or {})})
     raise ImportModelError(
-        describe("this is not a model", found=model, expected="file.onnx or file.py:function, or module:function")
+        describe("this is not a model", found=model, expected="file.onnx, file.tflite or file.py:function, or module:function")
     )
 
 
@@ -93,24 +99,16 @@ def batch_shapes(model: Any, batch: int | None) -> dict[str, tuple[int, ...]]:
     if batch is None:
         return {}
     from gensyn_tvm.frontends.onnx_reader import read
+    from gensyn_tvm.frontends.shapes import with_batch
 
     proto, _ = read(model)
     stored = {t.name for t in proto.graph.initializer}
-    shapes = {}
+    declared = {}
     for value in proto.graph.input:
-        dims = [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
-        if value.name not in stored and dims and dims[0] is None and None not in dims[1:]:
-            shapes[value.name] = (batch, *(d for d in dims[1:] if d is not None))
-    if not shapes:
-        raise ImportModelError(
-            describe(
-                "--batch does not apply",
-                where=str(model)[:80],
-                found="no input whose first dimension alone is open",
-                remedy="--shape",
-            )
-        )
-    return shapes
+        if value.name not in stored:
+            dims = value.type.tensor_type.shape.dim
+            declared[value.name] = [d.dim_value if d.HasField("dim_value") else None for d in dims]
+    return with_batch(declared, batch, str(model)[:80])
 
 
 def names_function(model: str) -> bool:

@@ -111,7 +111,14 @@ def _relax_table() -> list[str]:
 
 
 def _frontend_lists() -> list[str]:
-    from gensyn_tvm.frontends import onnx_operators, tensorflow_operators, torch_composites, torch_operators
+    from gensyn_tvm.frontends import (
+        onnx_operators,
+        tensorflow_operators,
+        tflite_operators,
+        tflite_quantised,
+        torch_composites,
+        torch_operators,
+    )
 
     aten = sorted(set(torch_operators.CONVERTERS) - set(torch_composites.COMPOSITES))
 
@@ -120,6 +127,12 @@ def _frontend_lists() -> list[str]:
         "",
         f"**TensorFlow, {len(tensorflow_operators.CONVERTERS)}** (besides variables, calls, If and While): "
         f"{', '.join(sorted(tensorflow_operators.CONVERTERS))}",
+        "",
+        f"**TFLite, {len(tflite_operators.CONVERTERS | tflite_quantised.CONVERTERS)}**: "
+        f"{', '.join(sorted(tflite_operators.CONVERTERS | tflite_quantised.CONVERTERS))}",
+        "",
+        f"Of int8 and uint8, besides operators that move data, {len(tflite_quantised.CONVERTERS)}: "
+        f"{', '.join(sorted(tflite_quantised.CONVERTERS))}",
         "",
         f"**ONNX (ai.onnx), {len(onnx_operators.CONVERTERS)}**: {', '.join(sorted(onnx_operators.CONVERTERS))}",
     ]

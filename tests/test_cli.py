@@ -218,7 +218,7 @@ def test_run_refuses_wrong_inputs(
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("model.txt", "expected: file.onnx or file.py:function"),
+        ("model.txt", "expected: file.onnx, file.tflite or file.py:function"),
         ("absent.onnx", "absent.onnx"),
         ("absent.py:small", "no such Python file"),
         ("model.py:absent", "no such function"),

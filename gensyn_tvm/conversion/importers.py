@@ -11,7 +11,7 @@ import numpy as np
 
 from gensyn_tvm.conversion.framework_steps import Arrays, Trainable, of_keras, of_tensorflow, of_torch
 from gensyn_tvm.conversion.sources import Found, Request, check_backend
-from gensyn_tvm.errors import ImportModelError, VerificationError, describe
+from gensyn_tvm.errors import ImportModelError, VerificationError, describe, import_error
 from gensyn_tvm.program import Program
 
 
@@ -362,9 +362,68 @@ def _keras(found: Found, request: Request) -> Imported:
     return Imported(program, reference, of_keras(model, structured, program))
 
 
+# ---- TFLite ---------------------------------------------------------------------------------------------------------
+
+
+def _tflite(found: Found, request: Request) -> Imported:
+    from gensyn_tvm.frontends.tflite import batch_shapes, from_tflite
+
+    if request.train:
+        raise import_error(
+            "--train does not apply",
+            where=request.model,
+            found="a TFLite model, which has no parameters",
+            expected="the SavedModel or Keras model that it was made of",
+            remedy="leave --train out, or convert that model",
+        )
+    path = str(found.path)
+    opened = {} if request.batch is None else batch_shapes(path, request.batch)
+    program = from_tflite(path, input_shapes={**opened, **request.shapes})
+    return Imported(program, lambda arrays: tflite_outputs(path, arrays), "a TFLite file has no training")
+
+
+def tflite_outputs(source: str | bytes, arrays: Arrays) -> tuple[Arrays, str]:
+    """The outputs of a TFLite file, or of its bytes, by TFLite's interpreter: with its reference kernels, or with its others
+    where one is missing among these.
+
+    Raises:
+        VerificationError: TensorFlow, which brings the interpreter, is not installed.
+    """
+    try:
+        from gensyn_tvm.frontends.tensorflow_graph import tf
+    except ImportError as error:
+        remedy = "pip install 'gensyn_tvm[tensorflow]', or --no-verify"
+        raise VerificationError(describe("TFLite's interpreter is not installed", found=str(error), remedy=remedy)) from error
+    kernels = tf.lite.experimental.OpResolverType
+    name = f"tensorflow {tf.__version__}, TFLite's reference kernels"
+    try:
+        made = _lite_interpreter(tf, source, kernels.BUILTIN_REF)
+    except ValueError:
+        made = _lite_interpreter(tf, source, kernels.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+        name = f"tensorflow {tf.__version__}, TFLite's kernels"
+    details = made.get_input_details()
+    for detail, array in zip(details, arrays, strict=True):
+        made.resize_tensor_input(detail["index"], array.shape)
+    made.allocate_tensors()
+    for detail, array in zip(details, arrays, strict=True):
+        made.set_tensor(detail["index"], array)
+    made.invoke()
+    return [made.get_tensor(detail["index"]) for detail in made.get_output_details()], name
+
+
+def _lite_interpreter(tf: Any, source: str | bytes, kernels: Any) -> Any:
+    import warnings
+
+    given = {"model_path": source} if isinstance(source, str) else {"model_content": source}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it will move to another package
+        return tf.lite.Interpreter(**given, experimental_op_resolver_type=kernels)
+
+
 _IMPORTERS: Mapping[str, Callable[[Found, Request], Imported]] = {
     "onnx": _onnx,
     "torch": _torch,
     "tensorflow": _tensorflow,
     "keras": _keras,
+    "tflite": _tflite,
 }

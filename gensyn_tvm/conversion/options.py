@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-FRAMEWORKS = ("onnx", "torch", "tensorflow", "keras")
+FRAMEWORKS = ("onnx", "torch", "tensorflow", "keras", "tflite")
 #: That Keras runs on, in the order in which they are looked for.
 BACKENDS = ("tensorflow", "torch", "jax")
 
@@ -13,8 +13,8 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     """All options but ``--shape``, ``--batch`` and ``--output``, which other commands have, too."""
     sub.add_argument(
         "model",
-        help=".onnx, .pt2 (torch.export), .keras, .h5, the folder of a SavedModel, or module:callable or file.py:callable "
-        "that returns a model, or a model and its example inputs; only then is code of yours run",
+        help=".onnx, .pt2 (torch.export), .keras, .h5, .tflite, the folder of a SavedModel, or module:callable or "
+        "file.py:callable that returns a model, or a model and its example inputs; only then is code of yours run",
     )
     sub.add_argument("--framework", choices=FRAMEWORKS, help="found from the name if left out")
     sub.add_argument(

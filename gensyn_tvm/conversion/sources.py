@@ -15,11 +15,10 @@ from gensyn_tvm.commands import NoBatchError, call_function, names_function
 from gensyn_tvm.conversion.options import BACKENDS, FRAMEWORKS
 from gensyn_tvm.errors import ImportModelError, describe
 
-_EXTENSIONS = {".onnx": "onnx", ".pt2": "torch", ".keras": "keras", ".h5": "keras", ".hdf5": "keras"}
+_EXTENSIONS = {".onnx": "onnx", ".pt2": "torch", ".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".tflite": "tflite"}
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 _NO_MODELS = {
     ".safetensors": "the arrays of a model without the model; name module:callable that builds it and loads them",
-    ".tflite": "TFLite is not read; convert the SavedModel that it was made of",
     ".pb": "name the folder of the SavedModel, not its saved_model.pb",
     ".gtvm": "it is converted already; gensyn-tvm compile adds machine code for further targets",
 }

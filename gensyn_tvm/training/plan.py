@@ -165,6 +165,15 @@ def make_plan(
                 expected="what from_torch or from_onnx returns",
             )
         )
+    if not program.parameters and program.origin.startswith("tflite:"):
+        raise InvalidProgramError(
+            describe(
+                "a TFLite model has no trainable parameters: its converter folded them into one another",
+                where=program.origin,
+                expected="the model before it was converted",
+                remedy="train the SavedModel (from_tensorflow) or the Keras model (from_keras) that the file was made of",
+            )
+        )
     chosen = _optimizer(optimizer)
     _check_types(clip, precision)
     scale = precision.loss_scale if precision else None

@@ -12,7 +12,7 @@ import pytest
 from gensyn_tvm.errors import ImportModelError
 
 #: A message that has no line ``in:`` begins with the function, or with the framework and the model.
-_PLACE = re.compile(r"from_(torch|tensorflow|keras|onnx)\b|(torch|tensorflow|keras|onnx):[^\n:]+: ")
+_PLACE = re.compile(r"from_(torch|tensorflow|keras|onnx|tflite)\b|(torch|tensorflow|keras|onnx|tflite):[^\n:]+: ")
 _PARTS = ("found", "expected", "what to do")
 
 
