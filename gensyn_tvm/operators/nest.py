@@ -26,7 +26,7 @@ ROLE = "gensyn.role"
 
 #: Annotations of a ``chunk`` stage, see ``products.chunked.Product``.
 PANEL, TILE, BLOCK = "gensyn.panel", "gensyn.tile", "gensyn.block"
-AROUND, STREAMED = "gensyn.around", "gensyn.streamed"
+AROUND, STREAMED, LINES = "gensyn.around", "gensyn.streamed", "gensyn.lines"
 
 #: Attribute of a PrimFunc whose loops run as they are written: it has no blocks, and no schedule applies.
 AS_WRITTEN = "gensyn.as_written"

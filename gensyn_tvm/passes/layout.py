@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Node, Output, eliminate_dead_nodes
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import InputError, ScheduleError, describe
-from gensyn_tvm.passes import layout_convolutions, layout_matmul
+from gensyn_tvm.passes import layout_blocks, layout_convolutions, layout_matmul
 from gensyn_tvm.passes.layout_matmul import Operand
 from gensyn_tvm.passes.layout_tasks import Read, Task
 from gensyn_tvm.passes.lift import HINTS
@@ -39,6 +39,7 @@ class Layouts:
     fixed: set[int] = field(default_factory=set)  # values that depend on parameters and constants only
     packed: dict[Any, int] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)  # what records were asked for, by key
+    blocked: dict[int, int] = field(default_factory=dict)  # values that are kept in blocks, too
 
     def run(self) -> Graph:
         updated = {o.name for o in self.graph.outputs if o.updates}
@@ -48,10 +49,15 @@ class Layouts:
             if i.role in STATE_ROLES and i.name not in updated:
                 self.fixed.add(k)
         number = len(self.graph.inputs)
+        in_blocks = layout_blocks.Blocks(self.graph, self.target).chosen()
         for node in self.graph.nodes:
             inputs = tuple(self.renumber[i] for i in node.inputs)
             mapped = Node(node.op, inputs, node.attrs, node.types, node.source)
-            result = self._laid_out(mapped) if self._applies(mapped) else self.emit(mapped)
+            if number in in_blocks:
+                result = self._in_blocks(mapped)
+            else:
+                found = layout_blocks.sums(self, mapped)
+                result = found if found is not None else self._laid_out(mapped) if self._applies(mapped) else self.emit(mapped)
             for k in range(len(node.types)):
                 self.renumber[number + k] = result + k
             number += len(node.types)
@@ -61,8 +67,17 @@ class Layouts:
         )
         return eliminate_dead_nodes(Graph(self.graph.name, self.graph.inputs, tuple(self.nodes), outputs))
 
+    def _in_blocks(self, node: Node) -> int:
+        """The value of a node whose result is kept in blocks, and of which a copy is made for those who want it as it was."""
+        node = layout_blocks.without_pads(self, node)
+        blocked = layout_blocks.emit(self, node)
+        result = layout_blocks.plain(self, blocked, node.source)
+        self.blocked[result] = blocked
+        return result
+
     def _laid_out(self, node: Node) -> int:
         """The value of a product by its rule, which may add attributes of the layout and change none of the operator's own."""
+        node = layout_blocks.without_pads(self, node)
         first = len(self.nodes)
         result = RULES[node.op](self, node)
         for new in self.nodes[first:]:

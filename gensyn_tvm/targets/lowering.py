@@ -72,11 +72,33 @@ def _abs(call: Any) -> Expr:
     return body.finish(_magnitude(body, element, x))
 
 
+def _pattern(x: Expr) -> int | None:
+    """The bits of a float constant in all lanes; None of anything else."""
+    scalar = x.value if isinstance(x, tirx.Broadcast) else x
+    if str(getattr(getattr(scalar, "op", None), "name", "")) != exact.PREFIX + "bits":
+        return None
+    low, *high = (int(bits.value) for bits in scalar.args)
+    return low + (high[0] << 32 if high else 0)
+
+
 def _extremum(*, largest: bool) -> Lowering:
     """maximum and minimum by compare and select: a NaN wins, and of two zeros +0 (maximum) or -0 (minimum)."""
 
+    def bounded(x: Expr, bound: Expr, pattern: int, element: str, body: Body) -> Expr:
+        """With a bound that is no NaN: x unless it lies beyond, which a NaN does not. Equal ones are zeros or the same bits."""
+        zero = pattern == (0 if largest else _MAGNITUDE[element] + 1)  # the one that wins
+        if largest:
+            beyond = exact.le(x, bound) if zero else exact.lt(x, bound)
+        else:
+            beyond = exact.ge(x, bound) if zero else exact.gt(x, bound)
+        return body.finish(exact.select(beyond, bound, x))
+
     def lower(call: Any) -> Expr:
+        patterns = [_pattern(a) for a in call.args]
         body, element, (x, y) = call_body(call)
+        for operand, bound, pattern in ((x, y, patterns[1]), (y, x, patterns[0])):
+            if pattern is not None and pattern & _MAGNITUDE[element] <= _INFINITY[element]:
+                return bounded(operand, bound, pattern, element, body)
         bx, by = body.reinterpret(_INT[element], x), body.reinterpret(_INT[element], y)
         zeros = body.reinterpret(element, tirx.bitwise_and(bx, by) if largest else tirx.bitwise_or(bx, by))
         nan = body.bits_const(element, _QUIET_NAN[element])
@@ -242,10 +264,7 @@ def _fenced(operation: Callable[[Expr, Expr], Expr]) -> Lowering:
 def _llvm_div(call: Any) -> Expr:
     """TVM refuses to divide by what it sees to be zero."""
     a, b = call.args
-    scalar = b.value if isinstance(b, tirx.Broadcast) else b
-    name = str(getattr(getattr(scalar, "op", None), "name", ""))
-    zero = name == exact.PREFIX + "bits" and all(bits.value == 0 for bits in scalar.args)
-    return _fence(tirx.Div(a, _fence(b) if zero else b))
+    return _fence(tirx.Div(a, _fence(b) if _pattern(b) == 0 else b))
 
 
 def _plain(operation: Callable[[Expr, Expr], Expr]) -> Lowering:

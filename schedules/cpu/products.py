@@ -18,7 +18,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from gensyn_tvm.operators.nest import AROUND, BLOCK, PANEL, STREAMED, TILE
+from gensyn_tvm.operators.nest import AROUND, BLOCK, LINES, PANEL, STREAMED, TILE
 from gensyn_tvm.schedules.blocks import extents, has_guards, role_of
 from gensyn_tvm.schedules.cpu.elementwise import element_bits, vector_length
 from gensyn_tvm.schedules.cpu.tiles import MANY_CHUNKS
@@ -218,7 +218,12 @@ def _tiles(
         tasks = sch.fuse(*batch, row_outer)
         return column_outer, tasks, inner
     block = int(annotations.get(BLOCK, 0))
-    if not block and annotations.get("gensyn.rows_outside"):
+    lines = int(annotations.get(LINES, 0))
+    if lines:
+        panel, *samples, line = batch
+        line_outer, line_inner = sch.split(line, [None, lines])
+        order = [*samples, line_outer, panel, line_inner, column_outer, row_outer]
+    elif not block and annotations.get("gensyn.rows_outside"):
         order = [*batch, row_outer, column_outer]
     elif not block:
         order = [*batch[:around], column_outer, *batch[around:], row_outer]
@@ -268,7 +273,7 @@ def _tile(sch: Any, block: Any, target: CpuTarget) -> tuple[int, int, int]:
     most = target.lanes(element_bits(sch, block))
     if PANEL in annotations:
         width = int(annotations[PANEL])
-        return min(most, width), int(annotations[TILE]), width
+        return vector_length(width, most), int(annotations[TILE]), width
     lanes = vector_length(columns, most)
     tile_rows, vectors = register_tile(rows, columns // lanes, target)
     return lanes, tile_rows, vectors * lanes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +20,10 @@ _LINE_VECTORS = 8
 MANY_CHUNKS = 8
 #: Bytes of the left operand that a product keeps in the second- or third-level cache.
 _SECOND_LEVEL, _THIRD_LEVEL = 256 * 1024, 4 * 1024 * 1024
+#: Bytes of images that are read again for each panel of weights.
+_NEAR = 1024 * 1024
+#: Vectors of a block of channels, the best first.
+_BLOCK_VECTORS = (2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -134,3 +139,37 @@ def row_block(rows: int, tile: int, terms: int, chunk: int, itemsize: int) -> in
     # Blocks without rows beyond the last, if not much smaller: nothing is computed in vain, and no store needs a guard.
     whole = next((b for b in range(most, most // 2, -1) if count % b == 0), 0)
     return whole or math.ceil(count / math.ceil(count / most))
+
+
+def block_width(channels: int, target: CpuTarget) -> int:
+    """Channels of a block of an image in blocks: whole vectors, or half ones, as many as make a good tile; 0: none do."""
+    for lanes in (target.lanes(), target.lanes() // 2):
+        if lanes >= 4 and channels % lanes == 0:
+            vectors = [v for v in _BLOCK_VECTORS if channels // lanes % v == 0]
+            return lanes * vectors[0]
+    return 0
+
+
+def block_tile(rows: int, width: int, target: CpuTarget, window: int) -> int:
+    """Rows of a tile of a block of output channels: positions of a line; ``window`` as for ``best_tile``."""
+    lanes = target.lanes() if width % target.lanes() == 0 else target.lanes() // 2
+    vectors = width // lanes
+
+    def cost(r: int) -> float:
+        return _slowness(r, vectors) * math.ceil(rows / r) * r * (_RAGGED if rows % r else 1.0)
+
+    fitting = [r for r in range(1, min(rows, _MAX_ROWS) + 1) if r * vectors + vectors + 1 <= target.registers - 1]
+    return min(fitting or [1], key=lambda r: (cost(r), -r))
+
+
+def line_block(image: Sequence[int], lines: int, itemsize: int) -> int:
+    """Lines of a result that are computed for all panels in turn, so that what they read stays in a cache; 0: all.
+
+    Panel by panel, all of the image passes by for each, which is fine if it stays near.
+    """
+    number, channels, *spatial = image
+    sample = channels * math.prod(spatial) * itemsize
+    if number * sample <= _NEAR or lines <= 1:
+        return 0
+    most = max(1, min(lines, lines * _SECOND_LEVEL // sample))
+    return next(b for b in range(most, 0, -1) if lines % b == 0)

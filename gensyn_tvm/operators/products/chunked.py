@@ -18,7 +18,7 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.operators import exact, terms
-from gensyn_tvm.operators.nest import AROUND, BLOCK, PANEL, STREAMED, TILE, Buffer, Kernel, guarded, i64, load, unravel
+from gensyn_tvm.operators.nest import AROUND, BLOCK, LINES, PANEL, STREAMED, TILE, Buffer, Kernel, guarded, i64, load, unravel
 
 Expr = Any
 Index = Sequence[Expr]
@@ -82,6 +82,8 @@ class Product:
         around: so many batch axes enclose the loop over panels; the others run inside of it, because they share the panels.
         streamed: if there are any, a thread takes a tile's rows through all columns and stores the result when the rows are
             complete; columns are then flat indices of a grid with these extents, by which the result is indexed.
+        lines: with panels as the first of the leading axes and lines as the last: so many lines stay in a cache while all
+            panels pass by; 0: all do.
     """
 
     batch: Sequence[int]
@@ -102,6 +104,7 @@ class Product:
     block: int = 0
     around: int | None = None
     streamed: Sequence[int] = ()
+    lines: int = 0
 
 
 def emit_product(
@@ -221,8 +224,10 @@ def _emit_chunk(
         return result if p.takes_part is None else exact.select(p.takes_part(row, inner), result, accumulator)
 
     around = rank if p.around is None else p.around
-    annotations = (
-        {PANEL: p.panel, TILE: p.tile, BLOCK: p.block, AROUND: around, STREAMED: int(bool(p.streamed))} if p.panel else {}
-    )
+    annotations: dict[str, int] = {}
+    if p.panel:
+        annotations = {PANEL: p.panel, TILE: p.tile, BLOCK: p.block, AROUND: around, STREAMED: int(bool(p.streamed))}
+    if p.lines:
+        annotations[LINES] = p.lines
     k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=terms.start(p.dtype), annotations=annotations)
     return buffer

@@ -12,7 +12,7 @@ from tvm import tirx
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import exact, terms
 from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
-from gensyn_tvm.operators.products import depthwise
+from gensyn_tvm.operators.products import blocks, depthwise
 from gensyn_tvm.operators.products.chunked import Product, emit_product, units_per_chunk
 from gensyn_tvm.operators.products.image import grid_of, positions, reach, window_start
 
@@ -75,8 +75,8 @@ def conv(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Att
 
     The layout pass chooses with the attribute ``layout``: ``channels`` reads output channels in vectors, from panels, and the
     positions of a line as rows. The others read positions in vectors, from an image spread out for that: ``positions`` all of
-    them and ``lines`` line by line, with output channels as rows; ``depthwise`` some lines at a time, as rows. Without it rows
-    are positions and columns output channels.
+    them and ``lines`` line by line, with output channels as rows; ``depthwise`` some lines at a time, as rows. ``blocks``
+    stores (N, O / panel, spatial…, panel). Without it rows are positions and columns output channels.
 
     With the attribute ``taps`` it is a phase of an input gradient: x is the output's gradient, w (C, O / groups, kernel…) that
     of the convolution, and for each axis (start, step, first, weight step) term t reads x at the position + start + t * step
@@ -90,6 +90,8 @@ def conv(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Att
             _conv_lines(k, inputs, output, attrs)
         elif layout == "depthwise":
             depthwise.convolution(k, inputs, output, attrs)
+        elif layout == "blocks":
+            blocks.convolution(k, inputs, output, attrs)
         elif layout == "channels":
             _conv_channels(k, inputs, output, attrs)
         else:

@@ -112,20 +112,26 @@ class _Packing:
 
     def _part(self, place: list[Expr], base: Expr, panel: Expr, first: Expr, count: int) -> None:
         """``count`` terms from ``first`` on of one panel."""
-        lanes = min(self.lanes, self.width)
-        rest = self.columns % self.width
-        blocks = self.width // lanes
-        with T.serial(i64(0), i64(blocks)) as number:
-            inner = number * i64(lanes)
-            column = panel * i64(self.width) + inner
-            if not rest:
+        lanes, done = min(self.lanes, self.width), 0
+        while done < self.width:
+            blocks = (self.width - done) // lanes
+            if blocks:
+                with T.serial(i64(0), i64(blocks)) as number:
+                    self._columns(place, base, panel, i64(done) + number * i64(lanes), first, count, lanes)
+                done += blocks * lanes
+            lanes = max(1, lanes // 2)
+
+    def _columns(self, place: list[Expr], base: Expr, panel: Expr, inner: Expr, first: Expr, count: int, lanes: int) -> None:
+        """``lanes`` columns from ``inner`` on."""
+        column = panel * i64(self.width) + inner
+        if not self.columns % self.width:
+            self._block(place, base, column, inner, first, count, lanes)
+            return
+        with T.If(tirx.LE(column + i64(lanes), i64(self.columns))):
+            with T.Then():
                 self._block(place, base, column, inner, first, count, lanes)
-                return
-            with T.If(tirx.LE(column + i64(lanes), i64(self.columns))):
-                with T.Then():
-                    self._block(place, base, column, inner, first, count, lanes)
-                with T.Else():
-                    self._border(place, base, column, inner, first, count, lanes)
+            with T.Else():
+                self._border(place, base, column, inner, first, count, lanes)
 
     def _block(self, place: list[Expr], base: Expr, column: Expr, inner: Expr, first: Expr, count: int, lanes: int) -> None:
         """``lanes`` columns that all exist."""
