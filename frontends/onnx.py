@@ -15,19 +15,20 @@ What becomes what:
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from gensyn_tvm.errors import import_error
+from gensyn_tvm.errors import ImportModelError, UnsupportedOperatorError, import_error
 from gensyn_tvm.frontends.assemble import Imported, to_program
 from gensyn_tvm.frontends.emit import constant
 from gensyn_tvm.frontends.onnx_emit import OnnxEmitter, StoredNeededError, ValuesNeededError
-from gensyn_tvm.frontends.onnx_graph import GraphConverter, check_operators, place_of
+from gensyn_tvm.frontends.onnx_graph import GraphConverter, place_of, unknown_operators
 from gensyn_tvm.frontends.onnx_operators import CONSTANT_INPUTS
 from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, fix_shapes, guarded, initialisers, onnx, read
 from gensyn_tvm.program import Program
@@ -96,27 +97,46 @@ def import_model(
     proto, origin = read(model)
     with guarded(origin):
         versions = {"" if o.domain in DOMAINS else o.domain: o.version for o in proto.opset_import}
-        check_operators(proto.graph, versions)
-        arrays = initialisers(proto)
-        types = _input_types(proto.graph)
-        bound, structures = _special_inputs(types, shapes or {}, values or {}, origin)
-        others = [i for i in proto.graph.input if i.name not in bound and i.name not in structures]
-        del proto.graph.input[:]
-        proto.graph.input.extend(others)
-        tensor_shapes = fix_shapes(proto, {n: s for n, s in (shapes or {}).items() if n not in structures}, origin)
-        given = {n: structures[n] if n in structures else tensor_shapes[n] for n in types if n not in bound}
-        separate_statistics(proto.graph, arrays)
-        constants: set[str] = set()
-        while True:
-            roles = _roles(proto.graph, arrays, trainable, origin, constants)
-            try:
-                return _import(
-                    proto.graph, versions, arrays, roles, bound, {n: (types[n], s) for n, s in given.items()}, origin
-                )
-            except StoredNeededError as error:
-                if set(error.names) <= constants | set(trainable or ()):
-                    raise
-                constants.update(error.names)
+        unknown = unknown_operators(proto.graph, versions)
+        with _unless(unknown):
+            arrays = initialisers(proto)
+            types = _input_types(proto.graph)
+            bound, structures = _special_inputs(types, shapes or {}, values or {}, origin)
+            others = [i for i in proto.graph.input if i.name not in bound and i.name not in structures]
+            del proto.graph.input[:]
+            proto.graph.input.extend(others)
+            tensor_shapes = fix_shapes(proto, {n: s for n, s in (shapes or {}).items() if n not in structures}, origin)
+            given = {n: structures[n] if n in structures else tensor_shapes[n] for n in types if n not in bound}
+            separate_statistics(proto.graph, arrays)
+            constants: set[str] = set()
+            while True:
+                roles = _roles(proto.graph, arrays, trainable, origin, constants)
+                try:
+                    return _import(
+                        proto.graph,
+                        versions,
+                        arrays,
+                        roles,
+                        bound,
+                        {n: (types[n], s) for n, s in given.items()},
+                        origin,
+                        unknown,
+                    )
+                except StoredNeededError as error:
+                    if set(error.names) <= constants | set(trainable or ()):
+                        raise
+                    constants.update(error.names)
+
+
+@contextlib.contextmanager
+def _unless(unknown: UnsupportedOperatorError | None) -> Iterator[None]:
+    """Operators without a converter are named first, whatever else is wrong with a model."""
+    try:
+        yield
+    except ImportModelError:
+        if unknown is None:
+            raise
+        raise unknown from None
 
 
 def _import(
@@ -127,6 +147,7 @@ def _import(
     bound: Mapping[str, Any],
     given: Mapping[str, tuple[onnx.TypeProto, Any]],
     origin: str,
+    unknown: UnsupportedOperatorError | None,
 ) -> OnnxModel:
     emitter = OnnxEmitter()
     parameters, states = roles
@@ -135,7 +156,7 @@ def _import(
     converter.scope.values.update({n: stored[n] if n in stored else constant(a) for n, a in arrays.items()})
     inputs = {name: _declared(emitter, name, type_, shape) for name, (type_, shape) in given.items()}
     converter.scope.values.update({**inputs, **bound})
-    results = converter.run_model(graph.node, [o.name for o in graph.output])
+    results = converter.run_model(graph.node, [o.name for o in graph.output], unknown)
     outputs: dict[str, Any] = {}
     layouts = {o.name: _layout(o.name, value, outputs) for o, value in zip(graph.output, results, strict=True)}
     extents = {(k, a): x for k, y in enumerate(outputs.values()) for a, x in emitter.extents_of(y).items()}

@@ -17,7 +17,7 @@ from gensyn_tvm.errors import GensynError, UnsupportedOperatorError, import_erro
 from gensyn_tvm.frontends.assemble import identifier
 from gensyn_tvm.frontends.emit import constant, dtype_of, shape_of
 from gensyn_tvm.frontends.onnx_converters import Attributes
-from gensyn_tvm.frontends.onnx_emit import OnnxEmitter
+from gensyn_tvm.frontends.onnx_emit import OnnxEmitter, StoredNeededError
 from gensyn_tvm.frontends.onnx_operators import CONVERTERS
 from gensyn_tvm.frontends.onnx_reader import DOMAINS, element_type, onnx
 
@@ -52,7 +52,7 @@ _UNUSABLE, _FAILED = _Unusable(), _Unusable()
 
 
 class _DependentError(GensynError):
-    """A node reads what could not be converted; the reason has been noted."""
+    """A node has no converter, or reads what could not be converted; the reason has been noted."""
 
 
 @dataclass
@@ -109,8 +109,8 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else []) + list(a.graphs)]
 
 
-def check_operators(graph: onnx.GraphProto, versions: Mapping[str, int]) -> None:
-    """Refuse every node that has neither a converter nor a function body, all in one error."""
+def unknown_operators(graph: onnx.GraphProto, versions: Mapping[str, int]) -> UnsupportedOperatorError | None:
+    """The error of all nodes that have neither a converter nor a function body; None if there are none."""
     unknown: dict[str, list[str]] = {}
     waiting = list(graph.node)
     for node in waiting:
@@ -118,8 +118,7 @@ def check_operators(graph: onnx.GraphProto, versions: Mapping[str, int]) -> None
         if operator_name(node) not in CONVERTERS and not _has_body(schema):
             unknown.setdefault(operator_name(node), []).append(place_of(node))
         waiting.extend(n for g in subgraphs(node) for n in g.node)
-    if unknown:
-        raise unsupported(unknown, remedy="export the model with supported operators")
+    return unsupported(unknown, remedy="export the model with supported operators") if unknown else None
 
 
 def _has_body(schema: Any) -> bool:
@@ -162,13 +161,18 @@ class GraphConverter:
             self._node(node)
         return [self._find(name) for name in outputs]
 
-    def run_model(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[Value]:
+    def run_model(
+        self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], unknown: UnsupportedOperatorError | None = None
+    ) -> list[Value]:
         """Like ``run``, of the model itself.
+
+        Args:
+            unknown: the error of all its operators without a converter.
 
         Raises:
             UnsupportedOperatorError: of all nodes that cannot be converted; nodes that depend on them are not looked at.
         """
-        errors: list[UnsupportedOperatorError] = []
+        errors = [] if unknown is None else [unknown]
         for node in nodes:
             try:
                 self._node(node)
@@ -177,6 +181,11 @@ class GraphConverter:
                 errors.append(error)
             except _DependentError:
                 pass
+            except StoredNeededError:
+                raise  # the import begins again with them as constants
+            except GensynError:
+                if unknown is None:
+                    raise
             if self._nodes > MAX_NODES:
                 break
             self.scope.values.update(dict.fromkeys(filter(None, node.output), _FAILED))
@@ -275,6 +284,8 @@ class GraphConverter:
 
     def _convert(self, node: onnx.NodeProto, schema: Any, inputs: list[Value]) -> list[Value]:
         name = operator_name(node)
+        if name not in CONVERTERS and not _has_body(schema):
+            raise _DependentError(name)
         if name not in CONVERTERS:
             return self._expand(node, schema, inputs)
         attributes = Attributes({a.name: _attribute(a) for a in self._attributes(node)})

@@ -272,7 +272,12 @@ def import_concrete(concrete: Any, origin: str, variables: Iterable[Any] = (), o
     try:
         results = converter.run(graph, [*inputs.values(), *values])
     except UnsupportedOperatorError as error:
-        converter.errors.append(error)
+        if error not in converter.errors:
+            converter.errors.append(error)
+    except Exception:
+        # What stands for an operator that cannot be converted may be nothing that another can take.
+        if not converter.errors:
+            raise
     raise_all(converter.errors)
     updates = _updates(converter, arrays, origin)
     return to_program(

@@ -111,7 +111,7 @@ class GraphConverter:
     # ---- functions
 
     def load(self, graph: Any) -> None:
-        """Learn the functions of a graph and refuse all operators without a converter, in one error."""
+        """Learn the functions of a graph, and note all operators without a converter as one error."""
         self._definitions = {f.signature.name: f for f in graph.as_graph_def().library.function}
         unknown: dict[str, list[str]] = {}
         waiting, seen = [graph], set()
@@ -125,7 +125,7 @@ class GraphConverter:
                         waiting.append(self._graph(name))
         if unknown:
             remedy = "build the model of supported operators; random operators of layers: import with train=False"
-            raise unsupported(unknown, remedy=remedy)
+            self.errors.append(unsupported(unknown, remedy=remedy))
 
     def _graph(self, name: str) -> Any:
         if name not in self._graphs:
@@ -164,6 +164,8 @@ class GraphConverter:
             results = self._branches(op, inputs)
         elif op.type in _LOOPS:
             results = self._loop(op, inputs)
+        elif op.type not in self.converters:
+            results = self._stand_ins(op, self.errors[0])
         else:
             try:
                 results = self._operator(op, inputs)

@@ -35,7 +35,7 @@ from gensyn_tvm.frontends.assemble import Imported, identifier, to_program
 from gensyn_tvm.frontends.emit import Expr, constant, dtype_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.frontends.torch_converters import dtype_name
-from gensyn_tvm.frontends.torch_export import export_module, place_of, prepare
+from gensyn_tvm.frontends.torch_export import export_module, is_unknown, place_of, prepare, unknown_operators
 from gensyn_tvm.frontends.torch_operators import CONVERTERS, arguments
 
 
@@ -95,8 +95,12 @@ def import_exported(
     """
     exported = prepare(exported, origin)
     parameters, states, tied = _arrays(exported)
-    _check_values(exported)
-    bindings, variables, results = _convert(exported)
+    unknown = unknown_operators(exported)
+    errors = [] if unknown is None else [unknown]
+    wrong = _wrong_dtypes(exported)
+    if wrong:
+        raise_all([*errors, *wrong])
+    bindings, variables, results = _convert(exported, errors)
     specs = exported.graph_signature.input_specs
     if names is not None:
         used = _used(exported)
@@ -133,16 +137,22 @@ def _used(exported: Any) -> set[str]:
     return changed | {spec.target for spec in signature.input_specs if spec.target and spec.arg.name in read}
 
 
-def _check_values(exported: Any) -> None:
-    """Refuse dtypes that no program has, such as complex numbers."""
+def _wrong_dtypes(exported: Any) -> list[UnsupportedOperatorError]:
+    """Errors of values whose dtypes no program has, such as complex numbers, where they begin."""
+    errors = []
+    wrong = set()
     for node in exported.graph.nodes:
         value = node.meta.get("val")
-        if isinstance(value, torch.Tensor) and dtype_name(value.dtype) not in DTYPES:
-            found, expected = dtype_name(value.dtype), ", ".join(DTYPES)
-            remedy = "use one of these dtypes; complex numbers as two tensors of real ones"
-            raise UnsupportedOperatorError(
-                str(node.target), where=f"tensor {node.name}", found=found, expected=expected, remedy=remedy
-            )
+        if not isinstance(value, torch.Tensor) or dtype_name(value.dtype) in DTYPES:
+            continue
+        wrong.add(node)
+        if is_unknown(node) or any(source in wrong for source in node.all_input_nodes):
+            continue
+        found, expected = dtype_name(value.dtype), ", ".join(DTYPES)
+        remedy = "use one of these dtypes; complex numbers as two tensors of real ones"
+        where = f"tensor {node.name}"
+        errors.append(UnsupportedOperatorError(str(node.target), where=where, found=found, expected=expected, remedy=remedy))
+    return errors
 
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
@@ -193,29 +203,38 @@ class _Emitter(FoldingEmitter):
         return variable
 
 
-def _convert(exported: Any) -> tuple[list[Any], dict[str, Any], list[Any]]:
-    """Bindings, variables by placeholder name (inputs, parameters and buffers), and results by the output specs."""
+def _convert(exported: Any, errors: list[UnsupportedOperatorError]) -> tuple[list[Any], dict[str, Any], list[Any]]:
+    """Bindings, variables by placeholder name (inputs, parameters and buffers), and results by the output specs.
+
+    ``errors`` of the operators without a converter are raised together with those of the others' settings.
+    """
+    known = not errors
     emitter = _Emitter()
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     env: dict[Any, Any] = {}
     variables: dict[str, Any] = {}
     results: list[Any] = []
-    errors: list[UnsupportedOperatorError] = []
     for node in exported.graph.nodes:
         emitter.place = place_of(node)
         if node.op == "placeholder":
             env[node] = _placeholder(exported, emitter, node, specs[node.name])
             if isinstance(env[node], tvm.ir.Var):
                 variables[node.name] = env[node]
+        elif is_unknown(node):
+            env[node] = _stand_in(emitter, node)
         elif node.op == "call_function":
             emitter.operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
-            bound = arguments(node, lambda value: _lookup(env, value))
             try:
+                bound = arguments(node, lambda value: _lookup(env, value))
                 env[node] = CONVERTERS[getattr(node.target, "__name__", "")](emitter, bound)
                 _check_type(node, env[node])
             except UnsupportedOperatorError as error:
                 errors.append(error)
                 env[node] = _stand_in(emitter, node)
+            except Exception:
+                if known:
+                    raise
+                break  # what stands for an unknown operator may be nothing that another can take
         elif node.op == "output":
             results = _lookup(env, node.args[0])
     raise_all(errors)
@@ -229,7 +248,8 @@ def _stand_in(emitter: FoldingEmitter, node: Any) -> Any:
     def declare(tensor: Any) -> Any:
         if not isinstance(tensor, torch.Tensor):
             return tensor
-        return emitter.declare(node.name, [int(d) for d in tensor.shape], dtype_name(tensor.dtype), stored=False)
+        dtype = dtype_name(tensor.dtype)
+        return emitter.declare(node.name, [int(d) for d in tensor.shape], dtype if dtype in DTYPES else "float32", stored=False)
 
     return [declare(v) for v in value] if isinstance(value, list | tuple) else declare(value)
 

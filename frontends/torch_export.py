@@ -101,17 +101,15 @@ def _line_of(text: str) -> str:
 
 
 def prepare(exported: Any, origin: str) -> Any:
-    """The same exported program without mutation, of operators that have a converter only.
+    """The same exported program without mutation, decomposed into operators that have a converter where that is possible.
 
     Raises:
         ImportModelError: shapes that are not static.
-        UnsupportedOperatorError: whatever cannot be imported.
+        UnsupportedOperatorError: shapes that depend on data, regions in another mode.
     """
     _check_static(exported, origin)
     _check_hidden_modes(exported)
-    exported = _functional(exported)
-    _check_operators(exported)
-    return exported
+    return _functional(exported)
 
 
 def _check_static(exported: Any, origin: str) -> None:
@@ -151,7 +149,7 @@ def _functional(exported: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = exported.run_decompositions({})
-        unknown = {node.target for node in exported.graph.nodes if node.op == "call_function" and _unknown(node)}
+        unknown = {node.target for node in exported.graph.nodes if is_unknown(node)}
         for node in [n for n in exported.graph.nodes if n.target is torch.ops.aten._assert_tensor_metadata.default]:
             exported.graph.erase_node(node)  # shapes and dtypes are static: it holds
         table = {target: rule for target, rule in torch.export.default_decompositions().items() if target in unknown}
@@ -176,21 +174,21 @@ def _split_feature_dropout(exported: Any) -> None:
         graph.erase_node(node)
 
 
-def _unknown(node: Any) -> bool:
-    return getattr(node.target, "__name__", str(node.target)) not in CONVERTERS
+def is_unknown(node: Any) -> bool:
+    """Whether a node is an operator without a converter."""
+    return node.op == "call_function" and getattr(node.target, "__name__", str(node.target)) not in CONVERTERS
 
 
-def _check_operators(exported: Any) -> None:
-    """Refuse every operator that has no converter, all in one error."""
+def unknown_operators(exported: Any) -> UnsupportedOperatorError | None:
+    """The error of all operators that have no converter, with all their places; None if there are none."""
     unknown: dict[str, list[str]] = {}
     for node in exported.graph.nodes:
-        if node.op == "call_function" and _unknown(node):
+        if is_unknown(node):
             places = unknown.setdefault(str(node.target), [])
             if place_of(node) not in places:
                 places.append(place_of(node))
-    if unknown:
-        remedy = "write the model with supported operators"
-        raise unsupported(unknown, found=reasons_of(unknown), remedy=remedy)
+    remedy = "write the model with supported operators"
+    return unsupported(unknown, found=reasons_of(unknown), remedy=remedy) if unknown else None
 
 
 def place_of(node: Any) -> str:

@@ -53,6 +53,31 @@ class Refused(torch.nn.Module):
 def refused():
     return Refused(), torch.zeros(1, 1, 4, 4)
 
+class Both(torch.nn.Module):
+    def forward(self, x):
+        y = torch.nn.functional.avg_pool2d(x, 2, divisor_override=3)
+        return torch.linalg.qr(y).Q + torch.clamp(y, min=float("nan"))
+
+def both_torch():
+    return Both(), torch.zeros(1, 1, 4, 4)
+
+def both_onnx():
+    import onnx
+    import onnx.helper as oh
+    nodes = [oh.make_node("LpNormalization", ["x"], ["a"], name="first", p=3)]
+    nodes += [oh.make_node("Twist", ["a"], ["b"], name="second", domain="com.example")]
+    nodes += [oh.make_node("LpNormalization", ["x"], ["c"], name="third", p=3), oh.make_node("Add", ["b", "c"], ["y"])]
+    infos = [oh.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 4]) for n in "xy"]
+    opsets = [oh.make_opsetid("", 17), oh.make_opsetid("com.example", 1)]
+    return oh.make_model(oh.make_graph(nodes, "g", infos[:1], infos[1:]), opset_imports=opsets, ir_version=9)
+
+def both_tensorflow():
+    import tensorflow as tf
+    def twice(x):
+        y = tf.linalg.qr(x, name="first")[0]
+        return tf.pad(y, [[1, 1], [0, 0]], "SYMMETRIC", name="second")
+    return twice
+
 def norms():
     import onnx
     import onnx.helper as oh

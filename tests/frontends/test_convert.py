@@ -261,6 +261,18 @@ def test_everything_unsupported_is_named(
     ("model", "options", "places"),
     [
         ("norms", ("--shape", "x=2,4"), [("LpNormalization", "first"), ("LpNormalization", "second")]),
+        # Operators without a converter come first, then settings of others.
+        (
+            "both_torch",
+            (),
+            [("aten.linalg_qr.default", "forward:linalg_qr"), ("avg_pool2d", "forward:avg_pool2d"), ("clamp", "forward:clamp")],
+        ),
+        (
+            "both_onnx",
+            (),
+            [("com.example.Twist", "second"), ("LpNormalization", "first"), ("LpNormalization", "third")],
+        ),
+        ("both_tensorflow", ("--framework", "tensorflow", "--shape", "x=4,4"), [("Qr", "first"), ("MirrorPad", "second")]),
         ("refused", (), [("avg_pool2d", "forward:avg_pool2d"), ("clamp", "forward:clamp")]),
         ("mirrored", ("--framework", "tensorflow", "--shape", "x=4,4"), [("MirrorPad", "first"), ("MirrorPad", "second")]),
     ],
