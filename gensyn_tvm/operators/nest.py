@@ -27,6 +27,8 @@ ROLE = "gensyn.role"
 #: Annotations of a ``chunk`` stage, see ``products.chunked.Product``.
 PANEL, TILE, BLOCK = "gensyn.panel", "gensyn.tile", "gensyn.block"
 AROUND, STREAMED, LINES = "gensyn.around", "gensyn.streamed", "gensyn.lines"
+#: Annotation of a ``panel`` stage and of the ``chunk`` stage that reads it, see ``products.chunked.Product``.
+INSIDE = "gensyn.inside"
 
 #: Attribute of a PrimFunc whose loops run as they are written: it has no blocks, and no schedule applies.
 AS_WRITTEN = "gensyn.as_written"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.products.matmul import CHUNK, logical_shape, rows_exchanged
-from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE
+from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE, TURN
 from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, given_tile, row_block
 from gensyn_tvm.schedules.parameters import LEFT_PANELS, MatmulParameters
 
@@ -32,6 +32,12 @@ _SCALARS_FROM_MEMORY = 2.0
 _LEFT_PANEL, _MANY_ROWS = 8, 24
 
 
+#: Rows of the only tile of a product that packs inside, and lanes with which it does.
+_MOST_INSIDE, _FEWEST_LANES = 8, 4
+#: Its time for each fma compared with the best tile: they run beside the exchanges, which are counted for themselves.
+_BESIDE_EXCHANGES = 0.5
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a matrix product is computed.
@@ -41,12 +47,14 @@ class Plan:
         transposed: whether the columns of the register tile are rows of the result.
         tile: the register tile.
         left_panel: whether the operand in scalars is packed too.
+        inside: whether the operand in vectors is packed inside of the product.
     """
 
     cost: float
     transposed: bool
     tile: Tile
     left_panel: bool
+    inside: bool = False
 
 
 def _plans(
@@ -85,7 +93,17 @@ def _plans(
         tile = tile_of(exactly=_LEFT_PANEL)
         packing = 0.0 if scalar.value in layouts.fixed else scalar.type.size * (COPY if row_stride == 1 else TRANSPOSE)
         plans.append(Plan(time(tile) + packing + fixed, transposed, tile, True))
+    tile = given_tile(min(rows, _MOST_INSIDE), 1, columns, lanes)  # with two vectors LLVM interleaves squares, and spills
+    turned = column_stride > 1 == vector.matrix(transposed)[0][1] and _is_whole(terms, lanes)
+    if turned and vector.value not in layouts.fixed and rows == tile.rows and not set(given.given()) - {"threads_from"}:
+        turning = repeats * terms * math.ceil(columns / lanes) * lanes * TURN + fixed - vector.type.size * TRANSPOSE
+        plans.append(Plan(time(replace(tile, slowness=_BESIDE_EXCHANGES)) + turning, transposed, tile, False, True))
     return plans
+
+
+def _is_whole(terms: int, lanes: int) -> bool:
+    """Whether the terms of each chunk are whole vectors, and all chunks full or there is one only."""
+    return lanes >= _FEWEST_LANES and terms % lanes == 0 and (terms < CHUNK or terms % CHUNK == 0)
 
 
 @dataclass(frozen=True)
@@ -150,6 +168,9 @@ def matmul(layouts: Layouts, node: Node) -> int:
     in_place = few and possible and b.value not in layouts.fixed if given.in_place is None else given.in_place
     attrs |= {"in_place": in_place, **layouts.hints(given)}
     if in_place:
+        return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
+    if plan.inside:
+        attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows, "inside": True}
         return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
     batch = vector.views()[:-2]
     inputs = [a.value, b.value]

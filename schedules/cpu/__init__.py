@@ -17,7 +17,7 @@ RULES: dict[str, Rule] = {
     "map": elementwise.elementwise,
     "move": elementwise.elementwise,
     "pack": elementwise.elementwise,
-    "panel": elementwise.elementwise,
+    "panel": products.panel,
     "chunk": products.chunk,
     "total": elementwise.taken_along,
     "join": elementwise.taken_along,

@@ -18,9 +18,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from gensyn_tvm.operators.nest import AROUND, BLOCK, LINES, PANEL, STREAMED, TILE
+from gensyn_tvm.operators.nest import AROUND, BLOCK, INSIDE, LINES, PANEL, STREAMED, TILE
 from gensyn_tvm.schedules.blocks import extents, has_guards, role_of
-from gensyn_tvm.schedules.cpu.elementwise import element_bits, vector_length
+from gensyn_tvm.schedules.cpu.elementwise import element_bits, elementwise, vector_length
 from gensyn_tvm.schedules.cpu.tiles import MANY_CHUNKS
 from gensyn_tvm.targets.cpu import CpuTarget
 
@@ -81,6 +81,15 @@ def _group(sch: Any, block: Any) -> _Group:
     return _Group(tuple(parts), join)
 
 
+def panel(sch: Any, block: Any, target: CpuTarget) -> Any:
+    """Pack an operand before the product reads it, unless that packs it inside of its tiles."""
+    return None if _is_inside(sch, block) else elementwise(sch, block, target)
+
+
+def _is_inside(sch: Any, block: Any) -> bool:
+    return bool(dict(sch.get(block).annotations).get(INSIDE))
+
+
 def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     """Tile the stages of a product together with the stage that stores its result."""
     group = _group(sch, block)
@@ -130,7 +139,7 @@ def _by_chunks(sch: Any, group: _Group, rows: int, width: int) -> bool:
     one, LLVM holds the first result in registers while it calculates the second, and spills.
     """
     block, total = group.parts[0]
-    if PANEL not in dict(sch.get(block).annotations):
+    if PANEL not in dict(sch.get(block).annotations) or _is_inside(sch, block):
         return False
     if total is None:
         return group.join is not None and len(group.parts) > 1 and bool(_hint(sch, block, "by_chunks", 1))
@@ -256,7 +265,7 @@ def _place(sch: Any, block: Any, total: Any, driver: Any, tiles: Any, lanes: int
         assert len(chunks) == 1
     if block is not driver:
         sch.compute_at(block, around, preserve_unit_loops=True)
-        term = _tile_loops(sch, block, lanes)
+        term = _pack_inside(sch, block, lanes) if _is_inside(sch, block) else _tile_loops(sch, block, lanes)
     else:
         inner = _loops_below(sch, block, tiles)
         sch.vectorize(inner[-1])
@@ -264,6 +273,27 @@ def _place(sch: Any, block: Any, total: Any, driver: Any, tiles: Any, lanes: int
         sch.unroll(inner[-3])
         term = inner[0]
     return [(block, term), *([] if total is None else [(total, around)])]
+
+
+def _pack_inside(sch: Any, chunk: Any, lanes: int) -> Any:
+    """Order the loops inside a tile: groups of as many terms as a vector has lanes, vectors, terms, rows, lanes. Each vector's
+    terms are packed just before they are used, as a square that ``targets.transposition`` turns in registers.
+
+    Returns the loop over groups.
+    """
+    kinds = [int(v.iter_type) for v in sch.get(chunk).iter_vars]
+    *_, row, column, term = list(sch.get_loops(chunk))[-len(kinds) :]
+    groups, terms = sch.split(term, [None, lanes])
+    vectors, lane = sch.split(column, [None, lanes])
+    sch.reorder(groups, vectors, terms, row, lane)
+    sch.vectorize(lane)
+    sch.unroll(row)
+    sch.unroll(terms)
+    (panel,) = [p for p in sch.get_producers(chunk) if role_of(sch, p) == "panel"]
+    sch.set_scope(panel, 0, "local")
+    sch.compute_at(panel, vectors, preserve_unit_loops=True)
+    sch.vectorize(sch.get_loops(panel)[-1])
+    return groups
 
 
 def _tile(sch: Any, block: Any, target: CpuTarget) -> tuple[int, int, int]:
@@ -357,7 +387,7 @@ def _loops_below(sch: Any, block: Any, loop: Any) -> list[Any]:
 def _panel_layout(sch: Any, block: Any, width: int) -> None:
     """Store the right operand as panels as wide as the tile, so that the innermost loop reads it from end to end."""
     for panel in sch.get_producers(block):
-        if role_of(sch, panel) != "panel":
+        if role_of(sch, panel) != "panel" or _is_inside(sch, panel):
             continue
         rank = len(sch.get(panel).iter_vars)
         if len(sch.get(panel).writes[0].region) != rank:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.passes.layout import choose_layouts
-from gensyn_tvm.passes.pipeline import run_phases
+from gensyn_tvm.passes.pipeline import kernels, run_phases
 from gensyn_tvm.targets.cpu import TARGETS
+from gensyn_tvm.targets.indices import before_flattening
 
 from ..operators.support import CONFIGURATIONS, NATIVE, assert_all_same, outputs
 from .test_layout_convolutions import special
@@ -29,6 +32,8 @@ SHAPES = [
     (48, 64, 4608, ()),  # chunk by chunk
     (96, 80, 1024, ()),  # both operands packed
     (1030, 48, 64, ()),
+    (1, 40, 1024, ()),  # packed inside where the right operand is stored transposed; two chunks, a part of a vector
+    (8, 129, 64, (3,)),
 ]
 
 
@@ -65,6 +70,18 @@ def test_stored_either_way_the_bits_are_the_same(shape: tuple[int, int, int, tup
 def test_a_transposed_operand_is_not_transposed_first() -> None:
     ops = Counter(n.op for n in choose_layouts(product(128, 768, 768, (), False, True), TARGETS[NATIVE]).nodes)
     assert ops["transpose"] == 0 and ops["pack"] == 1 and ops["matmul"] == 1
+
+
+def test_few_rows_turn_a_transposed_matrix_in_registers() -> None:
+    """It is neither packed nor read element by element: each row is read in vectors that are exchanged."""
+    graph = product(2, 100, 512, (), False, True)
+    (node,) = (n for n in choose_layouts(graph, TARGETS[NATIVE]).nodes if n.op == "matmul")
+    assert node.attrs["inside"] and node.attrs["tile"] == 2
+    modules: list[Any] = []
+    run_phases(graph, TARGETS[NATIVE], "fast", lambda phase, m: modules.append(m) if phase == "schedule" else None)
+    lowered = [f for _, f in kernels(before_flattening()(modules[0]))]
+    lanes = TARGETS[NATIVE].lanes()
+    assert sum(f.script().count("T.Shuffle") for f in lowered) == lanes * int(math.log2(lanes))
 
 
 def test_a_transposed_value_with_other_readers_stays() -> None:

@@ -18,7 +18,21 @@ from typing import Any
 from tvm import tirx
 
 from gensyn_tvm.operators import exact, terms
-from gensyn_tvm.operators.nest import AROUND, BLOCK, LINES, PANEL, STREAMED, TILE, Buffer, Kernel, guarded, i64, load, unravel
+from gensyn_tvm.operators.nest import (
+    AROUND,
+    BLOCK,
+    INSIDE,
+    LINES,
+    PANEL,
+    STREAMED,
+    TILE,
+    Buffer,
+    Kernel,
+    guarded,
+    i64,
+    load,
+    unravel,
+)
 
 Expr = Any
 Index = Sequence[Expr]
@@ -76,6 +90,7 @@ class Product:
         takes_part: whether a term exists for (row, inner index); every one does by default.
         in_place: whether packing is not worth it; ``right`` is then read where it is, without added columns.
         panel: width of the panels that ``right`` has been packed into by a kernel of its own; 0: it has not.
+        inside: ``right`` is packed into such panels inside of the loop over tiles, a few terms at a time.
         tile: rows of the register tile, of which a multiple is computed; 0: up to the schedule.
         rows_exist: whether ``left`` has a value for the rows that are computed beyond the last.
         block: so many register tiles of rows stay in a cache while all columns pass by; 0: all do.
@@ -99,6 +114,7 @@ class Product:
     takes_part: Callable[[Expr, Index], Expr] | None = None
     in_place: bool = False
     panel: int = 0
+    inside: bool = False
     tile: int = 0
     rows_exist: bool = False
     block: int = 0
@@ -119,7 +135,7 @@ def emit_product(
     if p.units * math.prod(p.inner) == 0:
         k.stage("map", k.output, [int(e) for e in k.output.shape], lambda index: terms.zero(p.dtype))
         return
-    packed = p.right if p.panel else _pack_right(k, p, width)
+    packed = p.right if p.panel and not p.inside else _pack_right(k, p, width)
     full, rest = divmod(p.units, p.per_chunk)
     parts = []
     if full:
@@ -174,10 +190,12 @@ def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Ind
 
     def value(index: Index) -> Expr:
         column = index[-1]
+        if p.inside and width > p.columns:  # a condition would be in the way of vectors
+            column = tirx.Min(column, i64(p.columns - 1))
         x = p.right(index[:rank], index[rank], index[rank + 1 : -1], column)
-        return x if width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, terms.zero(p.dtype))
+        return x if p.inside or width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, terms.zero(p.dtype))
 
-    k.stage("move" if p.in_place else "panel", buffer, shape, value)
+    k.stage("move" if p.in_place else "panel", buffer, shape, value, annotations={INSIDE: 1} if p.inside else {})
     return lambda batch, unit, inner, column: load(buffer, [*batch, unit, *inner, column])
 
 
@@ -229,5 +247,7 @@ def _emit_chunk(
         annotations = {PANEL: p.panel, TILE: p.tile, BLOCK: p.block, AROUND: around, STREAMED: int(bool(p.streamed))}
     if p.lines:
         annotations[LINES] = p.lines
+    if p.inside:
+        annotations[INSIDE] = 1
     k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=terms.start(p.dtype), annotations=annotations)
     return buffer

@@ -9,7 +9,7 @@ beyond the last are 0. These kernels are loops as they run, with threads and vec
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -47,21 +47,41 @@ def merged(axes: Sequence[Axis]) -> list[Axis]:
     return result
 
 
-def transposed_block(rows: Sequence[Expr]) -> list[Expr]:
-    """The columns of a square block whose rows are vectors, by exchanging halves, quarters, … (Eklundh 1972)."""
+def transposed_block(rows: Sequence[Expr], itemsize: int, bind: Callable[[Expr], Expr] = T.bind) -> list[Expr]:
+    """The columns of a square block whose rows are vectors, by exchanges that processors have instructions for.
+
+    Elements are first interleaved inside of groups of 16 bytes, then groups taken apart into even and odd ones; each as often
+    as it takes. ``bind`` gives a name to a value.
+    """
     size = len(rows)
-    vectors, half = list(rows), size // 2
-    while half:
-        low = [lane if not lane & half else size + (lane ^ half) for lane in range(size)]
-        high = [lane | half if not lane & half else size + lane for lane in range(size)]
-        exchanged = list(vectors)
-        for r in range(size):
-            if not r & half:
-                pair = [vectors[r], vectors[r | half]]
-                exchanged[r] = T.bind(tirx.Shuffle(pair, [i64(p) for p in low]))
-                exchanged[r | half] = T.bind(tirx.Shuffle(pair, [i64(p) for p in high]))
-        vectors, half = exchanged, half // 2
-    return vectors
+    group = min(size, 16 // itemsize)
+
+    def exchanged(first: Expr, second: Expr, lanes: Sequence[int]) -> Expr:
+        return bind(tirx.Shuffle([first, second], [i64(lane) for lane in lanes]))
+
+    def interleaved(first: Expr, second: Expr, upper: int) -> Expr:
+        """The lower (0) or upper (1) halves of all groups, in turn an element of each."""
+        starts = [g + upper * group // 2 + k for g in range(0, size, group) for k in range(group // 2)]
+        return exchanged(first, second, [lane for start in starts for lane in (start, size + start)])
+
+    def apart(first: Expr, second: Expr, odd: int) -> Expr:
+        """The even (0) or odd (1) groups of the first and then of the second."""
+        return exchanged(first, second, [g + k for g in range(odd * group, 2 * size, 2 * group) for k in range(group)])
+
+    blocks = []
+    for start in range(0, size, group):
+        block = list(rows[start : start + group])
+        for _ in range(group.bit_length() - 1):
+            pairs = zip(block[: group // 2], block[group // 2 :], strict=True)
+            block = [interleaved(a, b, upper) for a, b in pairs for upper in (0, 1)]
+        blocks.append(block)
+    columns: list[Expr] = [None] * size
+    for column in range(group):
+        found = [block[column] for block in blocks]
+        for _ in range(len(blocks).bit_length() - 1):
+            found = [apart(a, b, odd) for odd in (0, 1) for a, b in zip(found[::2], found[1::2], strict=True)]
+        columns[column::group] = found
+    return columns
 
 
 def vector(start: Expr, lanes: int) -> Expr:
@@ -72,8 +92,8 @@ def vector(start: Expr, lanes: int) -> Expr:
 class _Packing:
     """One kernel: the flat array x and the panels y."""
 
-    def __init__(self, k: Kernel, attrs: Mapping[str, Any], dtype: str) -> None:
-        (self.x,), self.y, self.dtype = k.inputs, k.output, dtype
+    def __init__(self, k: Kernel, attrs: Mapping[str, Any], t: TensorType) -> None:
+        (self.x,), self.y, self.dtype, self.itemsize = k.inputs, k.output, t.carrier, t.itemsize
         self.batch: list[Axis] = list(attrs["batch"])
         self.columns, self.column_stride = attrs["columns"]
         self.width, self.lanes, self.first = attrs["width"], attrs["lanes"], attrs["first"]
@@ -149,7 +169,7 @@ class _Packing:
                     T.bind(self.x[vector(base + (column + i64(c)) * i64(self.column_stride) + start, lanes)])
                     for c in range(lanes)
                 ]
-                for t, values in enumerate(transposed_block(rows)):
+                for t, values in enumerate(transposed_block(rows, self.itemsize)):
                     T.buffer_store(self.y, values, [*outer, row + start + i64(t), vector(inner, lanes)])
         if whole * lanes < count:
             with T.serial(i64(0), i64(count - whole * lanes)) as t, T.serial(i64(0), i64(lanes)) as c:
@@ -174,5 +194,5 @@ def pack(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Map
     panel; ``lanes`` of a vector; ``first``, the element at which the view begins.
     """
     with kernel(name, inputs, output) as k:
-        _Packing(k, attrs, inputs[0].carrier).emit()
+        _Packing(k, attrs, inputs[0]).emit()
     return as_written(k.result())
