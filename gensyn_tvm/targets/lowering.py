@@ -84,21 +84,8 @@ def _pattern(x: Expr) -> int | None:
 def _extremum(*, largest: bool) -> Lowering:
     """maximum and minimum by compare and select: a NaN wins, and of two zeros +0 (maximum) or -0 (minimum)."""
 
-    def bounded(x: Expr, bound: Expr, pattern: int, element: str, body: Body) -> Expr:
-        """With a bound that is no NaN: x unless it lies beyond, which a NaN does not. Equal ones are zeros or the same bits."""
-        zero = pattern == (0 if largest else _MAGNITUDE[element] + 1)  # the one that wins
-        if largest:
-            beyond = exact.le(x, bound) if zero else exact.lt(x, bound)
-        else:
-            beyond = exact.ge(x, bound) if zero else exact.gt(x, bound)
-        return body.finish(exact.select(beyond, bound, x))
-
     def lower(call: Any) -> Expr:
-        patterns = [_pattern(a) for a in call.args]
         body, element, (x, y) = call_body(call)
-        for operand, bound, pattern in ((x, y, patterns[1]), (y, x, patterns[0])):
-            if pattern is not None and pattern & _MAGNITUDE[element] <= _INFINITY[element]:
-                return bounded(operand, bound, pattern, element, body)
         bx, by = body.reinterpret(_INT[element], x), body.reinterpret(_INT[element], y)
         zeros = body.reinterpret(element, tirx.bitwise_and(bx, by) if largest else tirx.bitwise_or(bx, by))
         nan = body.bits_const(element, _QUIET_NAN[element])
@@ -111,8 +98,21 @@ def _extremum(*, largest: bool) -> Lowering:
 def _llvm_extremum(*, largest: bool) -> Lowering:
     """The same in the shape in which LLVM recognises the processor's own instruction, whose result for NaNs and zeros is y."""
 
+    def bounded(body: Body, element: str, x: Expr, bound: Expr, pattern: int) -> Expr:
+        """With a bound that is no NaN: x unless it lies beyond, which a NaN does not. Equal ones are zeros or the same bits."""
+        wins = pattern == (0 if largest else _MAGNITUDE[element] + 1)  # a zero above (below) the other one
+        if largest:
+            beyond = exact.le(x, bound) if wins else exact.lt(x, bound)
+        else:
+            beyond = exact.ge(x, bound) if wins else exact.gt(x, bound)
+        return body.finish(exact.select(beyond, bound, x))
+
     def lower(call: Any) -> Expr:
+        patterns = [_pattern(a) for a in call.args]
         body, element, (x, y) = call_body(call)
+        for operand, bound, pattern in ((x, y, patterns[1]), (y, x, patterns[0])):
+            if pattern is not None and pattern & _MAGNITUDE[element] <= _INFINITY[element]:
+                return bounded(body, element, operand, bound, pattern)
         bx, by = body.reinterpret(_INT[element], x), body.reinterpret(_INT[element], y)
         equal = body.reinterpret(element, tirx.bitwise_and(bx, by) if largest else tirx.bitwise_or(bx, by))
         found = exact.select(exact.gt(x, y) if largest else exact.lt(x, y), x, y)
