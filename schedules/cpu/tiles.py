@@ -158,7 +158,10 @@ def block_tile(rows: int, width: int, target: CpuTarget, window: int) -> int:
     def cost(r: int) -> float:
         return _slowness(r, vectors) * math.ceil(rows / r) * r * (_RAGGED if rows % r else 1.0)
 
-    fitting = [r for r in range(1, min(rows, _MAX_ROWS) + 1) if r * vectors + vectors + 1 <= target.registers - 1]
+    def registers(r: int) -> int:
+        return r * vectors + vectors + (1 if window == 1 else r + window - 1)
+
+    fitting = [r for r in range(1, min(rows, _MAX_ROWS) + 1) if registers(r) <= target.registers - 1]
     return min(fitting or [1], key=lambda r: (cost(r), -r))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from typing import Any
 
 import numpy as np
@@ -155,11 +156,13 @@ def test_tiles_of_blocks_fit_the_registers() -> None:
             width = block_width(channels, target)
             assert width == 0 or channels % width == 0
             assert width or channels % target.lanes()
-            for rows in (1, 7, 13, 14, 56) if width else ():
-                lanes = target.lanes() if width % target.lanes() == 0 else target.lanes() // 2
-                tile = block_tile(rows, width, target, 1)
+            lanes = target.lanes() if width % target.lanes() == 0 else target.lanes() // 2
+            for rows, window in itertools.product((1, 7, 13, 14, 56), (1, 3)) if width else ():
+                tile = block_tile(rows, width, target, window)
                 assert 1 <= tile <= rows
-                assert tile == 1 or (tile + 1) * (width // lanes) < target.registers
+                # Accumulators, weights, and the elements that neighbouring positions of the window read.
+                needed = (tile + 1) * (width // lanes) + (1 if window == 1 else tile + window - 1)
+                assert tile == 1 or needed < target.registers
 
 
 def test_lines_that_stay_in_a_cache_divide_the_image() -> None:
