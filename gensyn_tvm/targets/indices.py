@@ -16,6 +16,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from gensyn_tvm.operators import exact
+from gensyn_tvm.targets.prefetch import prefetch_all
 from gensyn_tvm.targets.transposition import turn_all
 
 Expr = Any
@@ -97,6 +98,6 @@ def before_flattening(*, device: bool = False) -> Any:
             passes.StmtSimplify(),
             passes.LowerOpaqueBlock(),
             _hide_all,
-            *([] if device else [turn_all]),
+            *([] if device else [turn_all, prefetch_all]),
         ]
     )

@@ -16,6 +16,7 @@ from tvm import tirx
 
 from gensyn_tvm.operators.nest import i64
 from gensyn_tvm.operators.products.packing import transposed_block, vector
+from gensyn_tvm.schedules.cpu.stages import uses
 from gensyn_tvm.schedules.gpu.products import substituted
 
 Expr = Any
@@ -23,15 +24,9 @@ _LANES = (4, 8, 16)
 _SEQUENTIAL = (tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED)
 
 
-def _uses(expr: Expr, variable: Any) -> bool:
-    found: list[Any] = []
-    tvm_ffi.structural_walk(expr, (tvm.ir.Var, lambda v: found.append(v) if v.same_as(variable) else None))
-    return bool(found)
-
-
 def _steps(index: Expr, variable: Any, analyzer: Any) -> bool:
     """Whether an index is the variable and something that does not depend on it."""
-    return not _uses(analyzer.simplify(index - variable), variable)
+    return not uses(analyzer.simplify(index - variable), variable)
 
 
 class _Square:
@@ -65,10 +60,10 @@ class _Square:
         return (
             _steps(read, t, analyzer)
             and _steps(written, c, analyzer)
-            and not any(_uses(i, t) for i in read_before)
-            and not any(_uses(i, c) for i in written_before)
-            and not _uses(read, c)
-            and not _uses(written, t)
+            and not any(uses(i, t) for i in read_before)
+            and not any(uses(i, c) for i in written_before)
+            and not uses(read, c)
+            and not uses(written, t)
         )
 
     def turned(self) -> Any:

@@ -1,0 +1,110 @@
+"""Panels of weights that a product reads once or twice are asked for before their turn.
+
+A register tile of several rows keeps a processor so busy that loads of its panel's next terms start late, and what fetches
+ahead by itself reads memory at half its rate. A kernel that streams panels from memory therefore asks for each line some time
+before it is read. This changes no value: a prefetch reads nothing that a program can see.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from gensyn_tvm.operators import exact
+from gensyn_tvm.operators.nest import i64
+from gensyn_tvm.schedules.cpu.stages import uses
+from gensyn_tvm.schedules.gpu.products import substituted
+
+Expr = Any
+
+#: Bytes ahead, and those of the smallest array that surely comes from memory.
+_AHEAD, _LARGE = 16 * 1024, 2 * 1024 * 1024
+#: Passes over the panels with which memory decides on the time; terms that are worth the while; bytes of a cache line.
+_FEW_PASSES, _MANY_TERMS, _LINE = 2, 64, 64
+#: Rows of a tile with which loads start late.
+_BUSY = 4
+_FMA = exact.PREFIX + "fma"
+
+
+class _Loops:
+    """Rewrites loops over terms; knows how often what they enclose runs."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.repeats = 1
+        self.own: set[Any] = set()
+        tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, lambda a: self.own.add(a.buffer)))
+
+    def rewritten(self) -> Any:
+        return self.function.with_body(tvm_ffi.structural_mutate(self.function.body, (tirx.For, self._loop)))
+
+    def _loop(self, stmt: Any, mutator: Any) -> Any:
+        if not isinstance(stmt.extent, tirx.IntImm):
+            return mutator.default_mutate(stmt)
+        extent = int(stmt.extent)
+        found = self._streamed(stmt) if stmt.kind == tirx.ForKind.SERIAL and extent >= _MANY_TERMS else None
+        if found is not None:
+            requests = [tirx.Evaluate(request) for request in self._requests(stmt, *found)]
+            body = tirx.SeqStmt([*requests, stmt.body])
+            return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, annotations=stmt.annotations)
+        self.repeats *= extent
+        result = mutator.default_mutate(stmt)
+        self.repeats //= extent
+        return result
+
+    def _streamed(self, terms: Any) -> tuple[Any, int, dict[Any, Expr]] | None:
+        """The load of a panel's line in a loop over terms, the elements of all vectors of a term, and where they begin."""
+        body, inner = terms.body, []
+        while isinstance(body, tirx.For) and body.kind in (tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED):
+            inner.append(body)
+            body = body.body
+        if not inner or inner[-1].kind != tirx.ForKind.VECTORIZED or not isinstance(body, tirx.BufferStore):
+            return None
+        if not isinstance(body.value, tvm.ir.Call) or str(getattr(body.value.op, "name", "")) != _FMA:
+            return None
+        for load in body.value.args[:2]:
+            if not isinstance(load, tvm.ir.TensorLoad) or load.source in self.own or len(load.indices) < 3:
+                continue
+            if not uses(load.indices[-2], terms.loop_var):
+                continue
+            moving = [f for f in inner if any(uses(i, f.loop_var) for i in load.indices)]
+            width = math.prod(int(f.extent) for f in moving)
+            rows = math.prod(int(f.extent) for f in inner) // width
+            if (
+                width == int(load.source.shape[-1])
+                and rows >= _BUSY
+                and self._comes_from_memory(load.source, int(terms.extent) * width)
+            ):
+                return load, width, {f.loop_var: i64(0) for f in inner}
+        return None
+
+    def _comes_from_memory(self, buffer: Any, read: int) -> bool:
+        elements = math.prod(int(e) for e in buffer.shape)
+        return elements * _itemsize(buffer) >= _LARGE and self.repeats * read <= _FEW_PASSES * elements
+
+    def _requests(self, terms: Any, load: Any, width: int, first: dict[Any, Expr]) -> list[Expr]:
+        """A request for each line of the term that is so many bytes ahead."""
+        count = int(load.source.shape[-2])
+        ahead = max(1, _AHEAD // (width * _itemsize(load.source)))
+        *before, term, _ = [substituted(i, first) for i in load.indices]
+        later = tirx.Min(term + i64(ahead), i64(count - 1))  # nothing beyond the end, where nothing may lie
+        places = range(0, width, _LINE // _itemsize(load.source))
+        loads = (tirx.BufferLoad(load.source, [*before, later, i64(place)]) for place in places)
+        # For reading, to be kept in all caches, data and not instructions.
+        kind = [tirx.const(k, "int32") for k in (0, 3, 1)]
+        return [tirx.call_intrin("void", "tirx.prefetch", tirx.address_of(x), *kind) for x in loads]
+
+
+def _itemsize(buffer: Any) -> int:
+    return int(tvm.DataType(str(buffer.dtype)).bits) // 8
+
+
+@tvm.transform.module_pass(opt_level=0, name="PrefetchPanels")
+def prefetch_all(module: Any, context: Any) -> Any:
+    """The pass over all kernels, whose blocks are gone."""
+    found = {gv: _Loops(f).rewritten() if isinstance(f, tirx.PrimFunc) else f for gv, f in module.functions_items()}
+    return tvm.IRModule(found, attrs=module.attrs)
