@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators.products.chunked import units_per_chunk
 from gensyn_tvm.operators.products.image import Grid, flat, padded_grid, positions, wide_grid
 from gensyn_tvm.passes import layout_depthwise
 from gensyn_tvm.passes.layout_costs import COPY, FAR_WEIGHTS, FMA, SCATTER, SCATTERED_COPY, TRANSPOSE, UNSTREAMED
 from gensyn_tvm.passes.layout_shared import as_attribute, parameters_of, spread, tile_of
-from gensyn_tvm.schedules.cpu.tiles import Tile, given_tile, line_tile
+from gensyn_tvm.schedules.cpu.tiles import MANY_CHUNKS, Tile, given_tile, line_tile
 from gensyn_tvm.schedules.parameters import ConvolutionParameters, WeightGradientParameters
 
 if TYPE_CHECKING:
@@ -273,4 +274,14 @@ def conv_backward_weight(layouts: Layouts, node: Node) -> int:
     batch, terms = ((groups, columns * plane),), ((dy.shape[0], dy.shape[1] * plane), (plane, 1))
     packed = layouts.pack(gradient, batch, terms, (columns, plane), tile.columns, node.source)
     source = _padded(layouts, image, attrs["padding"], attrs, node.source)
-    return layouts.emit(Node("conv_backward_weight", (source, packed), attrs, node.types, node.source))
+    rows, width = math.prod(output.shape[1:]), tile.columns
+    chunks = dy.shape[0] * math.prod(dy.shape[2:-1]) // units_per_chunk(dy.shape[-1])
+    if groups > 1 or columns % width or chunks >= MANY_CHUNKS:
+        return layouts.emit(Node("conv_backward_weight", (source, packed), attrs, node.types, node.source))
+    # Results stored as they stand in the registers, and transposed afterwards: scattered one by one they take longer.
+    attrs["panels"] = columns // width
+    tiles = TensorType((columns // width, rows, width), output.dtype)
+    stored = layouts.emit(Node("conv_backward_weight", (source, packed), attrs, (tiles,), node.source))
+    panels = ((columns // width, rows * width),)
+    transposed = layouts.pack(stored, panels, ((width, 1),), (rows, width), rows, node.source)
+    return layouts.emit(Node("reshape", (transposed,), {"shape": output.shape}, node.types, node.source))

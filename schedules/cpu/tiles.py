@@ -20,8 +20,8 @@ _LINE_VECTORS = 8
 MANY_CHUNKS = 8
 #: Bytes of the left operand that a product keeps in the second- or third-level cache.
 _SECOND_LEVEL, _THIRD_LEVEL = 256 * 1024, 4 * 1024 * 1024
-#: Bytes of images that are read again for each panel of weights.
-_NEAR = 1024 * 1024
+#: Bytes of images that are read again for each panel of weights, and of the part of larger ones that is.
+_NEAR, _LINES = 512 * 1024, 448 * 1024
 #: Vectors of a block of channels, the best first.
 _BLOCK_VECTORS = (2, 3, 1)
 
@@ -174,5 +174,5 @@ def line_block(image: Sequence[int], lines: int, itemsize: int) -> int:
     sample = channels * math.prod(spatial) * itemsize
     if number * sample <= _NEAR or lines <= 1:
         return 0
-    most = max(1, min(lines, lines * _SECOND_LEVEL // sample))
+    most = max(1, min(lines, lines * _LINES // sample))
     return next(b for b in range(most, 0, -1) if lines % b == 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -77,6 +78,34 @@ def test_the_bits_do_not_depend_on_the_layout(op: str, geometry: tuple[Any, ...]
     found = [(str(c), o) for c in CONFIGURATIONS for o in outputs(graph, given, c).values()]
     for name, arrays in found[1:]:
         assert_all_same([name], arrays, found[0][1])
+
+
+#: x, w, strides, padding: one chunk, a chunk and a part of one, a few chunks; output channels in one panel and in several.
+PANELS: list[tuple[Any, ...]] = [
+    ((4, 20, 7, 7), (64, 20, 3, 3), (1, 1), ((1, 1), (1, 1))),
+    ((3, 33, 5, 6), (96, 33, 1, 1), (1, 1), ((0, 0), (0, 0))),
+    ((3, 9, 17, 40), (32, 9, 3, 2), (1, 2), ((1, 1), (0, 1))),
+    ((2, 5, 64, 33), (16, 5, 2, 3), (2, 1), ((0, 0), (1, 1))),
+]
+
+
+@pytest.mark.skipif(NATIVE == "c", reason="no vectors")
+@pytest.mark.parametrize("geometry", PANELS, ids=str)
+def test_weight_gradients_of_few_terms_are_stored_in_panels(geometry: tuple[Any, ...]) -> None:
+    graph, shapes = graph_of("conv_backward_weight", (*geometry, (1, 1), 1))
+    (node,) = [n for n in choose_layouts(graph, TARGETS[NATIVE]).nodes if n.op == "conv_backward_weight"]
+    assert node.types[0].shape == (node.attrs["panels"], math.prod(shapes[0][1:2] + geometry[1][2:]), node.attrs["panel"])
+    given = {f"x{k}": special(np.random.default_rng(k), s) for k, s in enumerate(shapes)}
+    (found,) = outputs(graph, given, Configuration(NATIVE, "fast")).values()
+    assert_all_same(["dw"], found, list(interpreter.run(graph, given)))
+
+
+@pytest.mark.skipif(NATIVE == "c", reason="no vectors")
+def test_weight_gradients_of_many_terms_or_odd_channels_are_stored_in_place() -> None:
+    for x, w in (((8, 8, 64, 64), (32, 8, 3, 3)), ((1, 8, 7, 7), (37, 8, 1, 1))):
+        graph, _ = graph_of("conv_backward_weight", (x, w, (1, 1), ((0, 0), (0, 0)), (1, 1), 1))
+        (node,) = [n for n in choose_layouts(graph, TARGETS[NATIVE]).nodes if n.op == "conv_backward_weight"]
+        assert node.types[0].shape == w
 
 
 LAYOUTS = {"conv": ("channels", "positions", "lines", "depthwise"), "conv_backward_data": ("channels", "positions", "lines")}

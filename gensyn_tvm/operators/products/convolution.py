@@ -237,14 +237,17 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
     """x (N, C, spatial…), dy (N, O, spatial…) -> dw (O, C / groups, kernel…).
 
     Rows are weight positions (channel, kernel…), columns output channels, units output rows, whose last axis is inner. If
-    every channel is a group of its own (attribute ``depthwise`` of the layout pass) columns are channels.
+    every channel is a group of its own (attribute ``depthwise`` of the layout pass) columns are channels. With its
+    attribute ``panels`` the result is (O / panel, rows, panel), as the register tiles are, of one group.
     """
     if attrs.get("depthwise"):
         return depthwise.weight_gradient(name, inputs, output, attrs)
     x, dy = inputs
     groups, strides, dilations = attrs["groups"], attrs["strides"], attrs["dilations"]
     spatial = attrs["spatial"] if "panel" in attrs else dy.shape[2:]
-    window, channels, columns = output.shape[2:], output.shape[1], output.shape[0] // groups
+    window, channels = attrs["kernel"], x.shape[1] // groups
+    apart = attrs.get("panels", 0)
+    columns = attrs["panel"] if apart else output.shape[0] // groups
     lines = (x.shape[0], *spatial[:-1])
     with kernel(name, inputs, output) as k:
         source = _source(k, x, attrs, attrs["padding"])
@@ -254,16 +257,20 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
             number, *line = unravel(unit, lines)
             position = [*line, *inner]
             place = [p * i64(s) + o * i64(d) for p, o, s, d in zip(position, offset, strides, dilations, strict=True)]
-            return source.read(number, batch[0] * i64(channels) + channel, place)
+            return source.read(number, channel if apart else batch[0] * i64(channels) + channel, place)
 
         def gradient(batch: Index, unit: Expr, inner: Index, column: Expr) -> Expr:
             number, *line = unravel(unit, lines)
             position = [*line, *inner]
             return load(k.inputs[1], [number, batch[0] * i64(columns) + column, *position])
 
-        panels = _panel(k.inputs[1], attrs, spatial[-1:]) if "panel" in attrs else None
+        def panel(batch: Index, unit: Expr, inner: Index, column: Expr) -> Expr:
+            if apart:
+                return load(k.inputs[1], [i64(0), batch[0], ravel([unit, *inner], [0, *spatial[-1:]]), column])
+            return _panel(k.inputs[1], attrs, spatial[-1:])(batch[0], unit, inner, column)
+
         product = Product(
-            (groups,),
+            (apart or groups,),
             channels * math.prod(window),
             columns,
             math.prod(lines),
@@ -271,11 +278,15 @@ def conv_backward_weight(name: str, inputs: Sequence[TensorType], output: Tensor
             units_per_chunk(spatial[-1]),
             x.dtype,
             image,
-            gradient if panels is None else lambda batch, unit, inner, column: panels(batch[0], unit, inner, column),
+            panel if "panel" in attrs else gradient,
             panel=attrs.get("panel", 0),
             tile=attrs.get("tile", 0),
         )
-        emit_product(k, product, lambda i: [i[0] // i64(columns), ravel(i[1:], [channels, *window]), i[0] % i64(columns)])
+
+        def place_of(i: Index) -> Index:
+            return i if apart else [i[0] // i64(columns), ravel(i[1:], [channels, *window]), i[0] % i64(columns)]
+
+        emit_product(k, product, place_of)
     return k.result()
 
 
