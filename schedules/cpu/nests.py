@@ -21,6 +21,8 @@ Statement = Any
 
 #: Terms up to which a reduction keeps a vector of results in a register from the first term to the last.
 _SHORT_REDUCTION = 64
+#: Bytes of a page of memory, and of an array of which a cache of the first or second level holds only a part.
+_PAGE, _LARGE = 4096, 2**19
 #: Loops of so few iterations around vectors are unrolled.
 _UNROLLED = 8
 #: Vectors that a stage with elementary functions calculates side by side. Each function is one long chain in which every
@@ -120,7 +122,7 @@ def nest(stage: Stage, bound: Mapping[int, Expr], span: Span | None, target: Cpu
     start, update = _decomposed(stage.block)
     first = _around(stage, free, bound, lambda values: _vectors(stage, start, values, span, target))
     terms = math.prod(stage.extents[k] for k in reduce)
-    if not is_lane and terms <= _SHORT_REDUCTION:
+    if not is_lane and terms <= _SHORT_REDUCTION and not has_terms_far_apart(stage):
         second = _around(stage, free, bound, lambda values: _vectors(stage, update, values, span, target, inside=reduce))
     else:
         # Lanes side by side in memory are gone through in each step, results side by side in each step and lane.
@@ -128,6 +130,29 @@ def nest(stage: Stage, bound: Mapping[int, Expr], span: Span | None, target: Cpu
         order = [*free[: len(free) - len(lanes)], *reduce, *lanes]
         second = _around(stage, order, bound, lambda values: _vectors(stage, update, values, span, target))
     return [first, second]
+
+
+def has_terms_far_apart(stage: Stage) -> bool:
+    """Whether the terms of a lane are so far apart in a large array that each is on a page of its own."""
+    if stage.role != "lanes" or len(stage.variables) == stage.spatial:
+        return False
+    return any(_bytes_between(access, stage.variables[-1]) >= _PAGE for access in stage.reads)
+
+
+def _bytes_between(access: Access, variable: Any) -> int:
+    """Bytes between what two neighbouring positions of a variable read of a large array; 0 if that is not constant."""
+    shape = access.shape()
+    if math.prod(shape) * element_bits(access) // 8 < _LARGE:
+        return 0
+    distance = 0
+    for d, index in enumerate(access.indices):
+        if not uses(index, variable):
+            continue
+        parts = list(tvm.sym.detect_linear_equation(index, [variable]))
+        if len(parts) != 2 or not isinstance(factor := tvm.sym.Analyzer().simplify(parts[0]), tirx.IntImm):
+            return 0
+        distance += int(factor.value) * math.prod(shape[d + 1 :])
+    return abs(distance) * element_bits(access) // 8
 
 
 def side_by_side(

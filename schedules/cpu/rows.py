@@ -22,7 +22,7 @@ from gensyn_tvm.operators.nest import i64, unravel
 from gensyn_tvm.schedules import records
 from gensyn_tvm.schedules.blocks import with_accesses
 from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
-from gensyn_tvm.schedules.cpu.nests import Span, Statement, loop, nest, sequence, side_by_side, steps_through
+from gensyn_tvm.schedules.cpu.nests import Span, Statement, has_terms_far_apart, loop, nest, sequence, side_by_side, steps_through
 from gensyn_tvm.schedules.cpu.stages import Access, Axis, Stage, common_axes, is_flat, stages_of, uses
 from gensyn_tvm.schedules.parameters import RowParameters
 from gensyn_tvm.targets.cpu import CpuTarget
@@ -350,7 +350,8 @@ def _tile(group: Group, length: int, rows: int, target: CpuTarget, *, parallel: 
         return min(given.tile, length)
     if rows >= _MANY and len(group.stages) == 1 and not reduces:
         return length
-    tile = _REDUCING_TILE_VECTORS * lanes if reduces else _TILE
+    vectors = _REDUCING_TILE_VECTORS * (4 if any(map(has_terms_far_apart, group.stages)) else 1)
+    tile = vectors * lanes if reduces else _TILE
     while parallel and rows * (length // tile) < _MANY and tile > 2 * lanes:
         tile //= 2
     return min(tile, length)
