@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -14,7 +14,7 @@ from gensyn_tvm.operators import elementwise as ew
 from gensyn_tvm.operators import exact, terms
 from gensyn_tvm.operators.extrema import lowest, wins
 from gensyn_tvm.operators.nest import Buffer, Kernel, all_of, any_of, guarded, i64, kernel, load, ravel, unravel
-from gensyn_tvm.operators.reductions import lane_reduce
+from gensyn_tvm.operators.reductions import LANES, halving_tree, lane_reduce
 
 Expr = Any
 Attrs = Mapping[str, Any]
@@ -50,6 +50,12 @@ class Window:
             for o, j, s, d, (lo, _) in zip(window, offset, self.strides, self.dilations, self.padding, strict=True)
         ]
         return position, self._within(position, self.input)
+
+    def unpadded(self) -> Window:
+        """The same windows over an input with everything around it that they cover."""
+        axes = zip(self.output, self.kernel, self.strides, self.dilations, self.padding, self.input, strict=True)
+        extents = tuple(max(lo + size, (o - 1) * s + (e - 1) * d + 1) for o, e, s, d, (lo, _), size in axes)
+        return replace(self, input=extents, padding=((0, 0),) * len(extents))
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -97,6 +103,67 @@ class Window:
         return all_of([tirx.And(tirx.GE(p, i64(0)), tirx.LT(p, i64(e))) for p, e in zip(position, shape, strict=True)])
 
 
+#: Attribute of a pooling whose input is stored with its padding first: windows are then read without conditions, in vectors.
+PADDED = "padded"
+
+
+def _inside(position: Expr, low: int, size: int, extent: int) -> list[Expr]:
+    """The conditions under which a position, of ``extent`` ones from ``-low`` on, is one of ``size``."""
+    below = [tirx.GE(position, i64(0))] if low else []
+    return below + ([tirx.LT(position, i64(size))] if low + size < extent else [])
+
+
+def _with_padding(k: Kernel, x: Buffer, shape: Sequence[int], w: Window, fill: Expr, dtype: str) -> tuple[Buffer, Window]:
+    """The input with ``fill`` around it, and the windows over that."""
+    wide = w.unpadded()
+    if wide.input == w.input:
+        return x, wide
+    extents = [*shape[:2], *wide.input]
+    stored = k.scratch(extents, dtype)
+
+    def element(index: Sequence[Expr]) -> Expr:
+        position = [p - i64(lo) if lo else p for p, (lo, _) in zip(index[2:], w.padding, strict=True)]
+        axes = zip(position, w.padding, w.input, wide.input, strict=True)
+        conditions = [c for p, (lo, _), size, extent in axes for c in _inside(p, lo, size, extent)]
+        return guarded(all_of(conditions), load(x, [*index[:2], *position]), fill)
+
+    k.stage("pack", stored, extents, element)
+    return stored, wide
+
+
+def _maximum_by_axes(k: Kernel, x: Buffer, shape: Sequence[int], w: Window, t: TensorType) -> None:
+    """The maximum along one axis of the windows after the other, which changes nothing: its order is free.
+
+    The padding of the last axis is stored together with the results along the one before.
+    """
+    if len(w.kernel) == 1:
+        x, w = _with_padding(k, x, t.shape, w, lowest(t.dtype), t.dtype)
+    last = len(w.kernel) - 1
+    wide = w.unpadded()
+    for axis in range(last + 1):
+        padded = axis == last - 1  # else the last axis is as it is, or has its padding already
+        extents = [*shape[:2], *w.output[: axis + 1], *w.input[axis + 1 :]]
+        if padded:
+            extents[-1] = wide.input[-1]
+        low = 0 if axis == last else w.padding[axis][0]
+
+        def step(
+            index: Sequence[Expr], terms: Sequence[Expr], acc: Expr, x: Buffer = x, axis: int = axis, low: int = low
+        ) -> Expr:
+            place = list(index)
+            place[axis + 2] = index[axis + 2] * i64(w.strides[axis]) + terms[0] * i64(w.dilations[axis]) - i64(low)
+            conditions = _inside(place[axis + 2], low, w.input[axis], wide.input[axis]) if axis < last else []
+            if axis == last - 1:
+                place[-1] = index[-1] - i64(w.padding[last][0])
+                conditions += _inside(place[-1], w.padding[last][0], w.input[last], wide.input[last])
+            value = load(x, place)
+            return ew.maximum(acc, guarded(all_of(conditions), value, lowest(t.dtype)) if conditions else value)
+
+        store = k.output if axis == last else k.scratch(extents, t.dtype)
+        k.stage("fold", store, extents, step, reduce=[w.kernel[axis]], init=lowest(t.dtype))
+        x = store
+
+
 def _window_maximum(k: Kernel, x: Buffer, store: Buffer, shape: Sequence[int], w: Window, dtype: str) -> None:
     def step(index: Sequence[Expr], terms: Sequence[Expr], acc: Expr) -> Expr:
         position, inside = w.element(index[2:], terms)
@@ -109,8 +176,12 @@ def _window_maximum(k: Kernel, x: Buffer, store: Buffer, shape: Sequence[int], w
 def max_pool(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Attrs) -> Any:
     """``maximum`` over the elements of each window that lie in the input."""
     (x,) = inputs
+    w = Window.of(x.shape, output.shape, attrs)
     with kernel(name, inputs, output) as k:
-        _window_maximum(k, k.inputs[0], k.output, output.shape, Window.of(x.shape, output.shape, attrs), x.dtype)
+        if PADDED in attrs:
+            _maximum_by_axes(k, k.inputs[0], output.shape, w, x)
+        else:
+            _window_maximum(k, k.inputs[0], k.output, output.shape, w, x.dtype)
     return k.result()
 
 
@@ -170,15 +241,30 @@ def avg_pool(name: str, inputs: Sequence[TensorType], output: TensorType, attrs:
     (x,) = inputs
     w = Window.of(x.shape, output.shape, attrs)
     with kernel(name, inputs, output) as k:
+        nothing = exact.const(-0.0, x.dtype)
+        image, read = k.inputs[0], w
+        if PADDED in attrs:
+            image, read = _with_padding(k, image, x.shape, w, nothing, x.dtype)
 
         def element(index: Sequence[Expr], r: Expr) -> Expr:
-            position, inside = w.element(index[2:], unravel(r, w.kernel))
-            return guarded(inside, load(k.inputs[0], [*index[:2], *position]), exact.const(-0.0, x.dtype))
+            position, inside = read.element(index[2:], unravel(r, w.kernel))
+            value = load(image, [*index[:2], *position])
+            return value if PADDED in attrs else guarded(inside, value, nothing)
 
         def average(total: Expr, index: Sequence[Expr]) -> Expr:
             return exact.div(total, w.count(index[2:], include_pad=attrs["count_include_pad"], dtype=x.dtype))
 
-        lane_reduce(k, output.shape, math.prod(w.kernel), x.dtype, element, average, lambda *index: list(index), across=True)
+        terms = math.prod(w.kernel)
+        if PADDED in attrs and terms <= LANES:  # a lane for each, to which -0.0 adds nothing
+            lanes = range(terms)
+            k.stage(
+                "map",
+                k.output,
+                output.shape,
+                lambda index: average(halving_tree([element(index, i64(p)) for p in lanes], exact.add), index),
+            )
+        else:
+            lane_reduce(k, output.shape, terms, x.dtype, element, average, lambda *index: list(index), across=True)
     return k.result()
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from gensyn_tvm.canonical.graph import STATE_ROLES, Graph, Node, Output, eliminate_dead_nodes
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import InputError, ScheduleError, describe
-from gensyn_tvm.passes import layout_blocks, layout_convolutions, layout_matmul
+from gensyn_tvm.passes import layout_blocks, layout_convolutions, layout_matmul, layout_windows
 from gensyn_tvm.passes.layout_matmul import Operand
 from gensyn_tvm.passes.layout_tasks import Read, Task
 from gensyn_tvm.passes.lift import HINTS
@@ -173,6 +173,8 @@ RULES: dict[str, Callable[[Layouts, Node], int]] = {
     "conv": layout_convolutions.conv,
     "conv_backward_data": layout_convolutions.conv_backward_data,
     "conv_backward_weight": layout_convolutions.conv_backward_weight,
+    "max_pool": layout_windows.pool,
+    "avg_pool": layout_windows.pool,
 }
 
 

@@ -21,6 +21,7 @@ from gensyn_tvm.targets.body import Body
 from gensyn_tvm.targets.host import on_the_cpu, returning
 from gensyn_tvm.targets.indices import before_flattening
 from gensyn_tvm.targets.lowering import has_fma
+from gensyn_tvm.targets.strides import read_whole_vectors
 
 Expr = Any
 
@@ -146,7 +147,7 @@ def _pipeline() -> tuple[Any, Any, Any]:
     passes, host, device = get_tir_pipeline("default")
     return (
         tvm.transform.Sequential([before_flattening(), passes]),
-        lambda: tvm.transform.Sequential([_expand_all, on_the_cpu(), host(), returning()]),
+        lambda: tvm.transform.Sequential([_expand_all, read_whole_vectors, on_the_cpu(), host(), returning()]),
         lambda: tvm.transform.Sequential([_expand_all, device()]),
     )
 

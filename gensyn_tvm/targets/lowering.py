@@ -96,7 +96,11 @@ def _extremum(*, largest: bool) -> Lowering:
 
 
 def _llvm_extremum(*, largest: bool) -> Lowering:
-    """The same in the shape in which LLVM recognises the processor's own instruction, whose result for NaNs and zeros is y."""
+    """The same in the shape in which LLVM recognises the processor's own instruction, whose result for NaNs and zeros is x.
+
+    In a reduction x is the accumulator: what is asked of y alone does not wait for it. A NaN keeps its payload, which nobody
+    sees.
+    """
 
     def bounded(body: Body, element: str, x: Expr, bound: Expr, pattern: int) -> Expr:
         """With a bound that is no NaN: x unless it lies beyond, which a NaN does not. Equal ones are zeros or the same bits."""
@@ -115,9 +119,9 @@ def _llvm_extremum(*, largest: bool) -> Lowering:
                 return bounded(body, element, operand, bound, pattern)
         bx, by = body.reinterpret(_INT[element], x), body.reinterpret(_INT[element], y)
         equal = body.reinterpret(element, tirx.bitwise_and(bx, by) if largest else tirx.bitwise_or(bx, by))
-        found = exact.select(exact.gt(x, y) if largest else exact.lt(x, y), x, y)
+        found = exact.select(exact.gt(y, x) if largest else exact.lt(y, x), y, x)
         ordered = exact.select(exact.eq(x, y), equal, found)
-        return body.finish(exact.select(exact.eq(x, x), ordered, x))
+        return body.finish(exact.select(exact.eq(y, y), ordered, y))
 
     return lower
 

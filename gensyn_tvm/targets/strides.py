@@ -25,31 +25,32 @@ def whole_vectors(function: Any) -> Any:
 
 def _load(expr: Any, mutator: Any) -> Any:
     expr = mutator.default_mutate(expr)
-    (index,) = expr.indices if len(expr.indices) == 1 else (None,)
-    if not isinstance(index, tirx.Ramp) or not isinstance(index.stride, tirx.IntImm) or exact.lanes_of(str(expr.source.dtype)) > 1:
+    found = _near(expr)
+    if found is None:
         return expr
-    step, lanes = int(index.stride), exact.lanes_of(exact.dtype_of(index))
-    if step not in _NEAR or lanes < _LANES:
-        return expr
+    base, step, lanes = found
+    dtype = exact.dtype_of(base)
+
+    def vector(start: int) -> Expr:
+        return tirx.BufferLoad(expr.source, [tirx.Ramp(base + tirx.IntImm(dtype, start), tirx.IntImm(dtype, 1), lanes)])
+
     # The last vector ends with the last element, so that it overlaps the one before.
     last = (lanes - 1) * step + 1 - lanes
     starts = [*range(0, last, lanes), last]
-    one = tirx.IntImm(exact.element_of(exact.dtype_of(index)), 1)
-    vectors = [tirx.BufferLoad(expr.source, [tirx.Ramp(index.base + _like(index, s), one, lanes)]) for s in starts]
-    places = []
-    for lane in range(lanes):
-        n, offset = divmod(lane * step, lanes)
-        place = lane * step if n < len(starts) - 1 else (len(starts) - 1) * lanes + lane * step - last
-        places.append(_number(place))
-    return tirx.Shuffle(vectors, places)
+    before = len(starts) - 1
+    elements = [k * step for k in range(lanes)]
+    places = [e if e < before * lanes else before * lanes + e - last for e in elements]
+    return tirx.Shuffle([vector(s) for s in starts], [tirx.IntImm("int32", p) for p in places])
 
 
-def _like(index: Any, value: int) -> Expr:
-    return tirx.IntImm(exact.element_of(exact.dtype_of(index)), value)
-
-
-def _number(value: int) -> Expr:
-    return tirx.IntImm("int32", value)
+def _near(load: Any) -> tuple[Expr, int, int] | None:
+    """Where a vector begins whose elements lie a few places apart, how far apart, and how many they are."""
+    index = load.indices[0] if len(load.indices) == 1 else None
+    if not isinstance(index, tirx.Ramp) or not isinstance(index.stride, tirx.IntImm):
+        return None
+    step, lanes = int(index.stride), exact.lanes_of(exact.dtype_of(index))
+    scalars = exact.lanes_of(str(load.source.dtype)) == 1
+    return (index.base, step, lanes) if scalars and step in _NEAR and lanes >= _LANES else None
 
 
 @tvm.transform.module_pass(opt_level=0, name="WholeVectors")

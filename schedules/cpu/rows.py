@@ -22,7 +22,16 @@ from gensyn_tvm.operators.nest import i64, unravel
 from gensyn_tvm.schedules import records
 from gensyn_tvm.schedules.blocks import with_accesses
 from gensyn_tvm.schedules.cpu.costs import PARALLEL_WORK, cost_of_calls
-from gensyn_tvm.schedules.cpu.nests import Span, Statement, has_terms_far_apart, loop, nest, sequence, side_by_side, steps_through
+from gensyn_tvm.schedules.cpu.nests import (
+    Span,
+    Statement,
+    has_terms_far_apart,
+    loop,
+    nest,
+    sequence,
+    side_by_side,
+    steps_through,
+)
 from gensyn_tvm.schedules.cpu.stages import Access, Axis, Stage, common_axes, is_flat, stages_of, uses
 from gensyn_tvm.schedules.parameters import RowParameters
 from gensyn_tvm.targets.cpu import CpuTarget
