@@ -51,6 +51,9 @@ _REDUCING_TILE_VECTORS = 4
 _TILE = 1024
 
 
+#: Rows that go through a step together, and elements of all of them: they stay in the first-level cache.
+_ROWS_TOGETHER, _TOGETHER = 8, 3072
+
 _UNTUNED = RowParameters()
 
 
@@ -205,13 +208,52 @@ def _over(axes: Sequence[Axis], *, parallel: bool, body: Callable[[list[Expr]], 
 
 
 def _rows(group: Group, target: CpuTarget) -> Statement:
-    """One row after the other, vectors along the stages' own axes."""
+    """One row after the other, vectors along the stages' own axes.
 
-    def row(values: list[Expr]) -> Statement:
-        inner = [nest(stage, _bindings(group, n, group.axes, values), None, target) for n, stage in enumerate(group.stages)]
-        return sequence([s for statements in inner for s in statements])
+    Where each step of a row waits for a value that all of the row makes (a softmax's maximum, its sum), several short rows go
+    through a step before the next one begins: what waits in one row does not keep the others waiting.
+    """
 
-    return _over(group.axes, parallel=group.parallel, body=row)
+    def run(members: Sequence[int], values: Sequence[Expr]) -> list[Statement]:
+        inner = [nest(group.stages[n], _bindings(group, n, group.axes, values), None, target) for n in members]
+        return [s for statements in inner for s in statements]
+
+    steps = _steps(group)
+    block = _together(group) if len(steps) > 1 and group.axes else 1
+    if block == 1:
+        everything = range(len(group.stages))
+        return _over(group.axes, parallel=group.parallel, body=lambda values: sequence(run(everything, values)))
+
+    def rows(values: list[Expr]) -> Statement:
+        statements = []
+        for members in steps:
+            var, wrap = loop("together", block)
+            mine = [*values[:-1], values[-1] * i64(block) + var]
+            statements.append(wrap(sequence(run(members, mine))))
+        return sequence(statements)
+
+    *outer, last = group.axes
+    return _over([*outer, replace(last, extent=last.extent // block)], parallel=group.parallel, body=rows)
+
+
+def _steps(group: Group) -> list[list[int]]:
+    """The stages in runs, each of which but the last ends with what makes a single value of a row."""
+    steps: list[list[int]] = [[]]
+    for n, stage in enumerate(group.stages):
+        common = {axis.variables[n] for axis in group.axes}
+        steps[-1].append(n)
+        single = math.prod(stage.extents[k] for k in range(stage.spatial) if k not in common) == 1
+        if single and stage.role in ("tree", "fold") and n + 1 < len(group.stages):
+            steps.append([])
+    return steps
+
+
+def _together(group: Group) -> int:
+    """How many rows that lie side by side go through each step together; 1 where rows are long or nothing divides."""
+    rows = math.prod(axis.extent for axis in group.axes)
+    longest = max(stage.elements // rows for stage in group.stages)
+    most = min(_ROWS_TOGETHER, _TOGETHER // max(longest, 1), rows // _MANY)
+    return next((b for b in range(most, 2, -1) if group.axes[-1].extent % b == 0), 1)
 
 
 def _side_by_side(group: Group, target: CpuTarget) -> list[Axis]:

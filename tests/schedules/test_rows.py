@@ -112,3 +112,32 @@ def test_joined_and_padded_rows_take_vectors_where_no_condition_changes() -> Non
     graph = b.finish()
     agrees(graph)
     assert "T.vectorized(T.int64(16))" in phases(graph, "x86-64-v4")["schedule"]
+
+
+def test_sums_along_columns_go_through_whole_lines() -> None:
+    """The lanes of a large array are the inner loop, so that what is read lies side by side."""
+    graph = reduced("sum", (1100, 131), (0,))
+    agrees(graph)
+    text = phases(graph, "x86-64-v3")["schedule"]
+    assert re.search(r"in T\.grid\(T\.int64\(32\), T\.int64\(32\)", text)  # terms, then lanes
+
+
+def softmax(shape: tuple[int, ...]) -> Graph:
+    b = GraphBuilder("softmax")
+    x = b.add_input("x", "input", TensorType(shape, "float32"))
+    axes = (len(shape) - 1,)
+    e = b.emit("exp", b.emit("sub", x, b.emit("reduce_max", x, axes=axes, keepdims=True)))
+    b.add_output("y", b.emit("div", e, b.emit("sum", e, axes=axes, keepdims=True)))
+    return b.finish()
+
+
+@pytest.mark.parametrize(
+    ("shape", "together"), [((96, 33), 8), ((3, 25, 130), 5), ((48, 700), 4), ((3, 23, 40), 1), ((64, 3000), 1)]
+)
+def test_short_rows_go_through_each_step_together(shape: tuple[int, ...], together: int) -> None:
+    graph = softmax(shape)
+    agrees(graph)
+    text = phases(graph, "x86-64-v4")["schedule"]
+    assert re.findall(r"for together.* in range\(T\.int64\((\d+)\)\)", text) == [str(together)] * (3 if together > 1 else 0), (
+        text
+    )
