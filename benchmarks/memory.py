@@ -31,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "memory.json"
 #: Model of ``benchmarks.cpu.models`` → batch size.
-MODELS = {"mlp": 64, "resnet50": 16, "mobilenetv2": 16, "vit-small": 16, "bert-base": 4, "gpt2": 4}
+MODELS = {"mlp": 64, "resnet50": 16, "mobilenetv2": 16, "vit-small": 16, "bert-base": 4, "gpt2": 4, "llama": 4, "lstm": 16}
 STEPS = 3
 OURS, IMPORTED, PEER = "gensyn_tvm", "with import", "torch"
 #: What a child does that measures nothing, and the network that every contestant takes a step of before it is measured.

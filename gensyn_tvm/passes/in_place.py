@@ -12,6 +12,7 @@ from typing import Any
 
 import tvm
 import tvm_ffi
+from tvm import tirx
 
 from gensyn_tvm.errors import ScheduleError
 from gensyn_tvm.operators.nest import AS_WRITTEN
@@ -61,8 +62,10 @@ def _loads(block: Block) -> list[Any]:
 
 def _is_own(block: Block, indices: Any) -> bool:
     """Whether an index is the block's axes in their order: each run of the block has an element of its own."""
-    axes = [a.var for a in block.axes]
-    return len(indices) == len(axes) and all(i.same_as(a) for i, a in zip(indices, axes, strict=True))
+    return len(indices) == len(block.axes) and all(
+        i.same_as(a.var) or (a.extent == 1 and isinstance(i, tirx.IntImm) and int(i) == 0)
+        for i, a in zip(indices, block.axes, strict=True)
+    )
 
 
 def _ends_before(first: Block, second: Block) -> bool:

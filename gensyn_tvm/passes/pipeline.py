@@ -37,6 +37,7 @@ from gensyn_tvm.passes.moves import check_moves
 from gensyn_tvm.passes.order import check_order
 from gensyn_tvm.passes.prepared import keep_prepared
 from gensyn_tvm.passes.recompute import recompute
+from gensyn_tvm.passes.rederive import rederived
 from gensyn_tvm.passes.reorder import reorder
 from gensyn_tvm.passes.rows import PREFIX as ROWS_PREFIX
 from gensyn_tvm.passes.views import keep_views, reshape_by_views
@@ -203,7 +204,8 @@ def run_phases(
     """
     see = observe or (lambda phase, module: None)
     with target.to_tvm():
-        graph = recompute(graph, recomputed)
+        again = rederived(graph, recomputed) if style == "fast" else ()
+        graph = recompute(graph, {*recomputed, *again})
         module = lift(graph if style != "fast" else keep_views(choose_layouts(graph, target)))
         see("lift", module)
         module = legalise(module)

@@ -35,6 +35,9 @@ _COSTLY = 8
 #: A stage that has so few elements, in proportion to the largest, is computed before the rows.
 _SMALL = 8
 
+#: What the stages of a reduction are called.
+_REDUCING = frozenset({"lanes", "rest", "tree", "fold"})
+
 #: How the names of kernels begin that compute rows together.
 PREFIX = "rows_"
 
@@ -163,7 +166,11 @@ class _Fusion:
         inside = set(order)
         if any(r not in inside and r < order[-1] for k in order for r in self.readers[k]):
             return None
-        if len(joined.calls) > _MAX_CALLS or not _worthwhile(joined, first, second):
+        # Scalars that many kernels read would wait for all that one of them reads: the updates of a step for a late gradient.
+        scalars = [k for g in (first, second) if all(s.elements == 1 for s in g.stages) for k in g.members]
+        if len(scalars) < len(order) and any(r not in inside for k in scalars for r in self.readers[k]):
+            return None
+        if len(joined.calls) > _MAX_CALLS or _pads_reduced(first, second) or not _worthwhile(joined, first, second):
             return None
         if len(self.inputs(joined)) + len(self.outputs(joined)) > _MAX_ARRAYS:
             return None
@@ -243,6 +250,14 @@ def _is_mergeable(stage: Stage) -> bool:
         if stage.role == "move" and places != sorted(places):
             return False
     return True
+
+
+def _pads_reduced(first: _Group, second: _Group) -> bool:
+    """Whether the second pads rows that the first also reduces: where a row is no whole number of vectors, nobody can see that
+    what lies within the padding is complete.
+    """
+    pads = any(c.function.name_hint.rstrip("0123456789") == "pad" for c in second.calls)
+    return pads and any(s.role in _REDUCING for s in first.stages)
 
 
 def _worthwhile(joined: _Group, first: _Group, second: _Group) -> bool:
