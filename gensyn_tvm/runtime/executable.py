@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,6 +185,7 @@ class Executable:
     def release(self) -> None:
         """Forget ``self.state``: ``init()`` is refused from now on, and ``save`` needs a state."""
         self.state = RELEASED
+        gc.collect()  # an importer's graphs refer to one another, and hold a model's arrays until they are found
 
     def check_state(self, state: State) -> None:
         """Raise InputError for a state whose arrays are not those of the program, all named."""
