@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,6 @@ with warnings.catch_warnings():
         pytest.importorskip(name)
     from . import in_keras, in_onnx, in_tensorflow, in_torch
 
-import gensyn_tvm
 from gensyn_tvm import interpreter
 from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.normal import normalise, structure_digest
@@ -147,11 +147,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("framework", ["tensorflow", "keras", "onnx"])
-def test_weights_go_to_another_framework(network: str, framework: str) -> None:
-    """Two steps in PyTorch, then into the other framework's program, and back: the same bits."""
-    ours, theirs = source("torch", network), source(framework, network)
-    state = trained(in_torch_programs(network))
+@pytest.mark.parametrize(("first", "second"), [*combinations(FRAMEWORKS, 2)])
+def test_weights_go_to_another_framework(network: str, first: str, second: str) -> None:
+    """Two steps of one framework's program, then into the other's program, and back: the same bits."""
+    ours, theirs = source(first, network), source(second, network)
+    state = trained_state(first, network)
     changed = Source(ours.graph, State({name: state[name] for name in ours.state}))
     arrays = transferred(changed, theirs)
     assert set(arrays) == set(theirs.state)
@@ -162,10 +162,8 @@ def test_weights_go_to_another_framework(network: str, framework: str) -> None:
 
 
 @cache
-def in_torch_programs(network: str) -> gensyn_tvm.Program:
-    program = getattr(in_torch, network)()
-    assert isinstance(program, gensyn_tvm.Program)
-    return program
+def trained_state(framework: str, network: str) -> dict[str, np.ndarray]:
+    return trained(getattr(FRAMEWORKS[framework], network)())
 
 
 def test_weights_of_another_computation_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
