@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gensyn_tvm.canonical.relax_ops import canonical
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.emit import Expr, constant, dtype_of, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
@@ -76,29 +77,31 @@ def _norm(e: FoldingEmitter, x: Expr, p: float, axes: Sequence[int], keepdims: b
     if p == 0:
         return e(op.sum(e.cast(e(op.not_equal(x, number(0, dtype))), dtype), axes, keepdims))
     if p == 2:
-        return e(op.sqrt(e(op.sum(e.mul(x, x), axes, keepdims))))
+        return _root(e, e(op.sum(e.mul(x, x), axes, keepdims)), op.sqrt)
     size = e(op.abs(x))
     if math.isinf(p):
         return e((op.max if p > 0 else op.min)(size, axes, keepdims))
     if p == 1:
         return e(op.sum(size, axes, keepdims))
     total = e(op.sum(e.canonical("pow", size, number(p, dtype)), axes, keepdims))
-    return e.canonical("pow", total, number(1.0 / p, dtype))
+    root = lambda y: canonical("pow", y, number(1.0 / p, dtype))  # noqa: E731
+    return _root(e, total, root) if p > 0 else e(root(total))
+
+
+def _root(e: FoldingEmitter, x: Expr, function: Callable[[Expr], Expr]) -> Expr:
+    """A root, 0 of 0, through which no gradient reaches a 0, where the root has none; PyTorch's norms do so."""
+    apart = e(op.not_equal(x, number(0, dtype_of(x))))
+    return e.where(apart, e(function(e.where(apart, x, 1.0))), 0.0)
 
 
 # ---- distances ------------------------------------------------------------------------------------------------------
 
 
 def _distance(e: FoldingEmitter, x: Expr, p: float) -> Expr:
-    """The p-norm over the last axis; for p = 2 no gradient reaches a distance of 0, where the root has none."""
-    last = [rank_of(x) - 1]
+    """The p-norm over the last axis."""
     if not shape_of(x)[-1]:
         return e.full(shape_of(x)[:-1], 0, dtype_of(x))
-    if p != 2:
-        return _norm(e, x, p, last, False)
-    squares = e(op.sum(e.mul(x, x), last, False))
-    apart = e(op.not_equal(squares, number(0, dtype_of(x))))
-    return e.where(apart, e(op.sqrt(e.where(apart, squares, 1.0))), 0.0)
+    return _norm(e, x, p, [rank_of(x) - 1], False)
 
 
 def convert_cdist(e: FoldingEmitter, a: Arguments) -> Expr:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,9 +78,11 @@ def of_torch(exported: Any, program: Program, run: Callable[[Any, Any, Arrays], 
     }
 
     def step(arrays: Arrays, target: np.ndarray, loss: str) -> FrameworkStep:
-        twin = copy.deepcopy(exported)
-        _without_torch_dropout(twin.graph)
-        module = twin.module()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's own, of its own calls
+            twin = copy.deepcopy(exported)
+            _without_torch_dropout(twin.graph)
+            module = twin.module()
         with torch.enable_grad():
             result = run(twin, module, arrays)
             output = next(t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, torch.Tensor))
@@ -89,7 +92,7 @@ def of_torch(exported: Any, program: Program, run: Callable[[Any, Any, Arrays], 
         gradients = {name: array_of(g) for name, g in zip(parameters, found, strict=True) if g is not None}
         buffers = {**dict(module.named_buffers()), **dict(module.named_parameters())}
         states = {name: array_of(buffers[name]) for name in program.state_updates}
-        return FrameworkStep(float(value), gradients, states, f"torch {torch.__version__}, the exported program")
+        return FrameworkStep(float(value.detach()), gradients, states, f"torch {torch.__version__}, the exported program")
 
     return Trainable(step, tuple(losses))
 

@@ -19,7 +19,7 @@ from gensyn_tvm.training.optimizers import SGD
 from gensyn_tvm.training.step import training_step
 
 #: So large that p - rate * gradient holds the gradient to the last bits; a power of two, so that dividing by it is exact.
-_RATE = 2.0**40
+RATE = 2.0**40
 #: Of the largest gradient: gradients below this part of it are compared with that, since some are nothing but rounding errors,
 #: such as those of a bias in front of a normalisation.
 _LEAST = 0.01
@@ -75,7 +75,7 @@ def verify_training(
     if loss not in trainable.losses:
         notes.append(f"{_OTHER_LOSS} in place of {loss}, of which the framework has no function like ours")
         loss = _OTHER_LOSS
-    source = source_of(training_step(without_dropout(program), loss=loss, optimizer=SGD(lr=_RATE), metrics=()))
+    source = source_of(training_step(without_dropout(program), loss=loss, optimizer=SGD(lr=RATE), metrics=()))
     batch = {i.name: i.type for i in source.graph.inputs if i.role in ("input", "target")}
     arrays = {name: _drawn(program, name, type_, loss, seed, stream) for stream, (name, type_) in enumerate(batch.items())}
     (target_name,) = (i.name for i in source.graph.inputs if i.role == "target")
@@ -109,8 +109,8 @@ def _compared(program: Program, state: State, loss: float, theirs: FrameworkStep
     found = {"loss": difference(np.float64(loss), np.float64(theirs.loss))}
     largest = max((float(np.abs(g[np.isfinite(g)]).max(initial=0)) for g in theirs.gradients.values()), default=0.0)
     for name, before in program.parameters.items():
-        # A step of size _RATE, taken back.
-        gradient = (before.astype(np.float64) - state[name].astype(np.float64)) / _RATE
+        # A step of size RATE, taken back.
+        gradient = (before.astype(np.float64) - state[name].astype(np.float64)) / RATE
         wanted = theirs.gradients.get(name, np.zeros(before.shape)).astype(np.float64)
         found[f"gradient of {name}"] = difference(gradient, wanted, least=_LEAST * largest)
     for name, wanted in theirs.states.items():

@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gensyn_tvm import interpreter
+from gensyn_tvm.conversion.framework_steps import of_torch
+from gensyn_tvm.conversion.training import RATE
+from gensyn_tvm.conversion.verify import difference
 from gensyn_tvm.errors import UnsupportedOperatorError
-from gensyn_tvm.frontends.torch import array_of, from_torch
+from gensyn_tvm.evidence.samples import sample
+from gensyn_tvm.frontends.torch import array_of, from_torch, import_exported
 from gensyn_tvm.frontends.torch_core import core_operators, status_of
-from gensyn_tvm.training.step import inference_graph
+from gensyn_tvm.frontends.torch_export import export_module
+from gensyn_tvm.training.optimizers import SGD
+from gensyn_tvm.training.step import inference_graph, training_step
 from tests.frontends.aten_samples import GROUPS, REFUSED, SAMPLES, TOLERANCE, ULPS, Sample
 
 _SIZE = 24  # samples in a program
@@ -83,6 +90,58 @@ def test_results_are_those_of_pytorch(kind: str, names: list[str]) -> None:
             found, wanted = np.asarray(next(results)), array_of(tensor)
             assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype), name
             CHECKS[kind](found, wanted, name)
+
+
+class Trained(torch.nn.Module):
+    """Operators that have no gradient of their own here, of parameters that contain equal rows and zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.image = torch.nn.Parameter(torch.randn(2, 3, 5, 4))
+        self.grid = torch.nn.Parameter(torch.rand(2, 4, 3, 2) * 2 - 1)
+        self.table, self.weights = torch.nn.Parameter(torch.randn(6, 4)), torch.nn.Parameter(torch.randn(6))
+        self.rows = torch.nn.Parameter(torch.randn(5, 4) * torch.tensor([1.0, 0, 1, 1, 0])[:, None])
+        self.norm = torch.nn.BatchNorm1d(4, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        indices, offsets = torch.tensor([0, 2, 2, 5, 1, 3]), torch.tensor([0, 2, 2, 4])
+        results = [
+            F.grid_sample(self.image, self.grid, align_corners=False),
+            F.grid_sample(self.image, self.grid, mode="bicubic", padding_mode="reflection", align_corners=True),
+            torch.cdist(self.rows, self.table),
+            torch.cdist(self.rows, self.rows, p=3.0),
+            torch.pdist(self.rows),
+            F.embedding_bag(indices, self.table, offsets, mode="sum", per_sample_weights=self.weights),
+            F.embedding_bag(indices, self.table, offsets, padding_idx=2),
+            F.embedding_bag(indices, self.table, offsets, mode="max"),
+            self.image.masked_scatter(self.image > 0.5, self.image.exp()),
+            F.adaptive_avg_pool2d(self.image, (3, 3)),
+            F.max_unpool2d(*F.max_pool2d(self.image[:, :, :4], 2, return_indices=True), 2),
+            self.norm(self.table),
+            self.rows.as_strided((3, 2), (4, 1), 2),
+            F.normalize(self.rows, dim=1),
+            torch.linalg.vector_norm(self.rows, 1.5, dim=1),
+        ]
+        return torch.cat([y.reshape(-1) for y in results]) * x
+
+
+def test_gradients_are_those_of_pytorch() -> None:
+    """Also where PyTorch takes 0 for a gradient that does not exist."""
+    x, exported = torch.ones(1), export_module(Trained(), (torch.ones(1),), "model")
+    program = import_exported(exported, "model")
+    step = training_step(program, loss="mean_squared_error", optimizer=SGD(lr=RATE), metrics=())
+    target = sample(next(i.type for i in step.graph.inputs if i.role == "target"), 0, 0)
+    trained = of_torch(exported, program, lambda _, module, arrays: module(*map(torch.from_numpy, arrays)))
+    wanted = trained.step([x.numpy()], target, "mean_squared_error")
+    arrays = {program.inputs[0]: x.numpy(), "target": target, **step.parameters, **step.states}
+    arrays |= {"step": np.array(0), "seed": np.array(0), "learning_rate": np.array(RATE, np.float32)}
+    results = interpreter.run(step.graph, {i.name: arrays[i.name] for i in step.graph.inputs})
+    after = {o.name: np.asarray(r) for o, r in zip(step.graph.outputs, results, strict=True)}
+    assert set(wanted.gradients) == set(step.parameters)
+    for name, gradient in wanted.gradients.items():
+        found = (step.parameters[name].astype(np.float64) - after[name].astype(np.float64)) / RATE
+        assert difference(found, gradient.astype(np.float64)) <= 1e-5, name
 
 
 #: Its shape is refused before operators are looked at.
