@@ -94,6 +94,14 @@ class FoldingEmitter(Emitter):
             array = array[(slice(None),) * axis + (slice(0, max(int(size), 0)),)]
         return np.asarray(array)
 
+    def at_least(self, value: Expr) -> float | None:
+        """What a scalar is never below because it is a maximum with a constant; None where nothing is known."""
+        made = self._definitions.get(value) if isinstance(value, tvm.ir.Var) and not shape_of(value) else None
+        if str(getattr(getattr(made, "op", None), "name", "")) != "relax.maximum":
+            return None
+        known = [self.fold(a) for a in made.args if not self.origins_of(a)]
+        return max((float(k) for k in known if k is not None), default=None)
+
     def origins_of(self, value: Expr) -> frozenset[tuple[str, bool]]:
         """Names of the inputs (False) and of the parameters and states (True) that a value depends on."""
         return _NOTHING.union(*(self._origins[v] for v in variables_of(value)))

@@ -14,6 +14,7 @@ What becomes what:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,7 +93,10 @@ def trace_model(model: Any, inputs: Inputs, names: Sequence[str], *, structured:
         names: of ``model.variables``.
         structured: whether the model takes its inputs in the structure that it was made with, and not as a list.
     """
+    from gensyn_tvm.frontends.keras_layers import refuse_lookups, without_idle_draws
+
     structure = getattr(model, "_inputs_struct", None) if structured else None
+    refuse_lookups(model)
 
     def call(*values: Any) -> Any:
         given: Any = values[0] if len(values) == 1 else values
@@ -104,7 +108,8 @@ def trace_model(model: Any, inputs: Inputs, names: Sequence[str], *, structured:
         from gensyn_tvm.frontends.keras_tensorflow import import_call
     else:
         from gensyn_tvm.frontends.keras_torch import import_call
-    return import_call(model, call, inputs, [identifier(name) for name in names], train, f"keras:{model.name}")
+    with contextlib.nullcontext() if train else without_idle_draws(model):
+        return import_call(model, call, inputs, [identifier(name) for name in names], train, f"keras:{model.name}")
 
 
 def _check_described(model: Any, origin: str, backend: str, trusted: bool) -> None:

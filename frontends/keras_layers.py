@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import keras
 
-from gensyn_tvm.errors import UnsupportedOperatorError
+from gensyn_tvm.errors import UnsupportedOperatorError, unsupported
 
 
 class Backend(Protocol):
@@ -96,6 +96,53 @@ def replaced_layers(model: Any, backend: Backend, train: bool) -> Iterator[None]
     finally:
         for layer in changed:
             object.__delattr__(layer, "call")
+
+
+#: Layers that look numbers or text up in a table, or hash them: no operations on tensors.
+_LOOKUPS = ("Hashing", "HashedCrossing", "IntegerLookup", "StringLookup", "TextVectorization")
+
+
+def refuse_lookups(model: Any) -> None:
+    """Refuse layers that look up or hash what they get.
+
+    Raises:
+        UnsupportedOperatorError: there are such, all of them in one message.
+    """
+    found: dict[str, list[str]] = {}
+    for layer in model._flatten_layers():
+        if type(layer).__name__ in _LOOKUPS and type(layer).__module__.startswith("keras."):
+            found.setdefault(type(layer).__name__, []).append(layer.path or layer.name)
+    if found:
+        raise unsupported(
+            found,
+            found="layers that look up or hash what they get",
+            expected="layers that are operations on tensors of numbers",
+            remedy="apply them to the data before the model, and give the model their results",
+        )
+
+
+#: Layers of images that draw random numbers in inference, too, and do not use them.
+_DRAWING = tuple(
+    getattr(keras.layers, name)
+    for name in (
+        *("RandomHue", "RandomSaturation", "RandomGrayscale", "RandomSharpness", "RandomColorDegeneration"),
+        *("RandomPosterization", "MixUp"),
+    )
+    if hasattr(keras.layers, name)
+)
+
+
+@contextlib.contextmanager
+def without_idle_draws(model: Any) -> Iterator[None]:
+    """In inference, layers of images that change nothing draw no random numbers."""
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, _DRAWING)]
+    for layer in layers:
+        object.__setattr__(layer, "get_random_transformation", lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            object.__delattr__(layer, "get_random_transformation")
 
 
 def _placed(layer: Any, call: Callable[..., Any], backend: Backend) -> Callable[..., Any]:

@@ -29,7 +29,7 @@ def import_call(
     """The program of a function that calls a model; errors as ``from_keras``."""
     examples = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in inputs.values())
     module = _Module(call, model.variables)
-    with replaced_layers(model, _Torch(), train), _no_random_numbers(model), preserve_node_meta():
+    with replaced_layers(model, _Torch(), train), _no_random_numbers(model), _whole_errors(), preserve_node_meta():
         exported = export_module(module, examples, origin)
     return import_exported(exported, origin, list(inputs), dict(zip(module.variables, names, strict=True)))
 
@@ -68,6 +68,18 @@ class _Torch:
 
 
 @contextlib.contextmanager
+def _whole_errors() -> Iterator[None]:
+    """Keras otherwise makes a new exception of each, whose message begins with the layer's arguments."""
+    enabled = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if enabled:
+            keras.config.enable_traceback_filtering()
+
+
+@contextlib.contextmanager
 def _no_random_numbers(model: Any) -> Iterator[None]:
     """Layers that would draw random numbers are refused by name; torch.export says no more than that it cannot export them."""
     generators = [(layer, g) for layer in model._flatten_layers() for g in getattr(layer, "_seed_generators", ())]
@@ -76,7 +88,7 @@ def _no_random_numbers(model: Any) -> Iterator[None]:
         def draw(*_: Any, **__: Any) -> Any:
             raise UnsupportedOperatorError(
                 f"Random numbers of {type(layer).__name__}",
-                where=layer.path,
+                where=layer.path or layer.name,
                 expected="Dropout and SpatialDropout layers only",
                 remedy="import with train=False, or leave the layer out",
             )

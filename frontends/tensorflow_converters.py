@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from gensyn_tvm.canonical.types import FLOATS
+from gensyn_tvm.canonical.types import FLOATS, INTEGERS
 from gensyn_tvm.frontends import blocks
 from gensyn_tvm.frontends.division import floor_quotient, remainder
 from gensyn_tvm.frontends.einsum import einsum
-from gensyn_tvm.frontends.emit import Emitter, Expr, dtype_of, nn, number, op, rank_of, shape_of
+from gensyn_tvm.frontends.emit import Emitter, Expr, constant, dtype_of, nn, number, op, rank_of, shape_of
 from gensyn_tvm.frontends.folding import FoldingEmitter
 from gensyn_tvm.frontends.tensorflow_nodes import Converter, Node, Value
 from gensyn_tvm.training import ops as gensyn
@@ -73,6 +73,16 @@ def convert_div_no_nan(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
     """x / y, and 0 where y is 0."""
     zero = e(op.equal(x[1], number(0, dtype_of(x[1]))))
     return e.where(zero, 0.0, e.div(x[0], e.where(zero, 1.0, x[1])))
+
+
+def convert_minimum(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
+    """min(a, max(b, …)) is a if a <= b: tf.math.bincount writes its number of classes so."""
+    for limit, other in (x, x[::-1]):
+        known_limit = e.fold(limit) if not rank_of(limit) and dtype_of(limit) in INTEGERS else None
+        least = None if known_limit is None else e.at_least(other)
+        if least is not None and known_limit <= least:
+            return limit
+    return e.minimum(x[0], x[1])
 
 
 def convert_squared_difference(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
@@ -179,6 +189,28 @@ def convert_cumulative(name: str) -> Converter:
     return convert
 
 
+def convert_bucketize(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
+    """How many boundaries are at most x; all for a NaN."""
+    dtype = "float64" if dtype_of(x[0]) == "float64" else "float32"
+    value = e.reshape(e.cast(x[0], dtype), [*shape_of(x[0]), 1])
+    boundaries = constant(np.array(n.attr("boundaries"), dtype))
+    below = e(op.logical_not(e(op.less(value, boundaries))))
+    return e(op.sum(e.cast(below, "int32"), [rank_of(x[0])]))
+
+
+def convert_bincount(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
+    """How often each class occurs in x, or in each row of x; the sum of weights there, or whether it occurs at all."""
+    size, axis, weights = int(scalar(e, x[1], "the number of classes")), rank_of(x[0]) - 1, x[2]
+    e.positions(size * shape_of(x[0])[axis], 0, 1)  # refuses what is too large for memory
+    classes = constant(np.arange(size, dtype=dtype_of(x[0])))
+    hits = e.cast(e(op.equal(e.reshape(x[0], [*shape_of(x[0]), 1]), classes)), n.dtype())
+    if n.attr("binary_output"):
+        return e(op.max(hits, [axis]))
+    if math.prod(shape_of(weights)):
+        hits = e.mul(hits, e.reshape(weights, [*shape_of(weights), 1]))
+    return e(op.sum(hits, [axis]))
+
+
 # ---- products -------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +251,7 @@ ELEMENTWISE: dict[str, Converter] = {
     "FloorDiv": lambda e, x, n: floor_quotient(e, x[0], x[1]),
     "FloorMod": lambda e, x, n: remainder(e, x[0], x[1], sign_of_x=False),
     "Maximum": binary(op.maximum),
-    "Minimum": binary(op.minimum),
+    "Minimum": convert_minimum,
     "SquaredDifference": convert_squared_difference,
     "AddN": convert_add_n,
     "Pow": convert_pow,
@@ -291,6 +323,8 @@ REDUCTIONS: dict[str, Converter] = {
     "ArgMin": convert_arg(op.argmin),
     "Cumsum": convert_cumulative("cumsum"),
     "Cumprod": convert_cumulative("cumprod"),
+    "Bucketize": convert_bucketize,
+    "DenseBincount": convert_bincount,
 }
 
 PRODUCTS: dict[str, Converter] = {

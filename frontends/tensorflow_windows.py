@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -171,6 +172,64 @@ def convert_resize(mode: str) -> Converter:
     return convert
 
 
+def convert_bicubic(e: FoldingEmitter, x: list[Value], n: Node) -> Expr:
+    """ResizeBicubic along the axes 1 and 2; places are rounded to 1/1024 of a pixel, as TensorFlow reads its weights."""
+    if not n.attr("half_pixel_centers") or n.attr("align_corners"):
+        raise e.refuse("corners that are aligned", expected="half_pixel_centers", remedy="use tf.image.resize")
+    kernel = resampling.keys(Fraction(-1, 2))
+
+    def taps(length: int, count: int) -> list[resampling.Taps]:
+        where = resampling.coordinates("half_pixel", length, count, Fraction(count, length), (Fraction(0), Fraction(1)))
+        places = [Fraction(round(p * 1024), 1024) for p in where]
+        return [resampling.interpolation(p, length, kernel, 2, Fraction(1), exclude=True) for p in places]
+
+    return _resized(e, e.cast(x[0], "float32"), known(e, x[1], "the size"), taps)
+
+
+def convert_area(e: FoldingEmitter, x: list[Value], n: Node) -> Expr:
+    """ResizeArea along the axes 1 and 2: the mean over what an output element covers."""
+    if n.attr("align_corners"):
+        raise e.refuse("corners that are aligned", expected="align_corners=False", remedy="use tf.image.resize")
+
+    def taps(length: int, count: int) -> list[resampling.Taps]:
+        step = Fraction(length, count)
+        made: list[resampling.Taps] = []
+        for k in range(count):
+            low, high = k * step, (k + 1) * step
+            inside = range(math.floor(low), math.ceil(high))
+            made.append({i: (min(high, Fraction(i + 1)) - max(low, Fraction(i))) / step for i in inside})
+        return made
+
+    return _resized(e, e.cast(x[0], "float32"), known(e, x[1], "the size"), taps)
+
+
+def _resized(e: FoldingEmitter, x: Expr, sizes: Sequence[int], taps: Callable[[int, int], Sequence[resampling.Taps]]) -> Expr:
+    for axis, count in zip((1, 2), sizes, strict=True):
+        x = resampling.resample(e, x, axis, taps(shape_of(x)[axis], int(count)))
+    return x
+
+
+_KERNELS = {"triangle": (resampling.triangle, 1), "keyscubic": (resampling.keys(Fraction(-1, 2)), 2)}
+
+
+def convert_scale_and_translate(e: FoldingEmitter, x: list[Value], n: Node) -> Expr:
+    """ScaleAndTranslate along the axes 1 and 2, which is what resizing with antialias=True is."""
+    if n.attr("kernel_type") not in _KERNELS:
+        raise e.refuse(f"kernel_type {n.attr('kernel_type')}", expected=", ".join(_KERNELS), remedy="interpolate so")
+    kernel, support = _KERNELS[n.attr("kernel_type")]
+    sizes, scales, moves = (known(e, v, what) for v, what in zip(x[1:4], ("the size", "the scale", "the move"), strict=True))
+    y = e.cast(x[0], "float32")
+    for axis, count, scale, move in zip((1, 2), sizes, scales, moves, strict=True):
+        length, step = shape_of(y)[axis], 1 / resampling.simplest(float(scale))
+        squeeze = 1 / max(step, Fraction(1)) if n.attr("antialias") else Fraction(1)
+        where = [(k + resampling.HALF - resampling.simplest(float(move))) * step for k in range(int(count))]
+        if any(not 0 <= p <= length for p in where):
+            raise e.refuse("places outside of the image", expected="scale and translation that stay inside")
+        taps = [resampling.interpolation(p - resampling.HALF, length, kernel, support, squeeze, exclude=True) for p in where]
+        y = resampling.resample(e, y, axis, taps)
+    return y
+
+
 def convert_bias(e: FoldingEmitter, x: list[Value], n: Node) -> Expr:
     """The bias is along the channels."""
     return e.add(x[0], x[1] if _channels_last(n) else blocks.per_channel(e, x[1], rank_of(x[0])))
@@ -224,6 +283,9 @@ WINDOWS: dict[str, Converter] = {
     **{f"FusedBatchNorm{v}": convert_batch_norm for v in ("", "V2", "V3")},
     "ResizeBilinear": convert_resize("linear"),
     "ResizeNearestNeighbor": convert_resize("nearest"),
+    "ResizeBicubic": convert_bicubic,
+    "ResizeArea": convert_area,
+    "ScaleAndTranslate": convert_scale_and_translate,
     "DepthToSpace": convert_depth_to_space,
     "SpaceToDepth": convert_space_to_depth,
 }

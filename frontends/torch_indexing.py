@@ -313,13 +313,14 @@ def convert_cumulative(name: str) -> Converter:
 
 
 def convert_bucketize(e: Emitter, a: Arguments) -> Expr:
-    """How many boundaries are below each value (with ``right``: not above it)."""
+    """How many boundaries are below each value (with ``right``: not above it); all for a NaN."""
     x, line = a.self, a.boundaries
     dtype = "float64" if "float64" in (dtype_of(x), dtype_of(line)) else "float32"
     if dtype_of(x) == dtype_of(line):
         dtype = dtype_of(x)
-    compare = op.less_equal if a.right else op.less
-    below = e(compare(e.cast(line, dtype), e.reshape(e.cast(x, dtype), [*shape_of(x), 1])))
+    compare = op.greater if a.right else op.greater_equal
+    reached = e(compare(e.cast(line, dtype), e.reshape(e.cast(x, dtype), [*shape_of(x), 1])))
+    below = e(op.logical_not(reached))
     return e(op.sum(e.cast(below, a.out_dtype), [rank_of(x)], False))
 
 
