@@ -1,8 +1,9 @@
 """Every kernel for NVIDIA GPUs, compiled for all architectures and read: ``make gpu-compile``.
 
-All families of operators, and inference and a training step of the models of the pack (benchmarks/gpu_pack.py). Results go to
-benchmarks/gpu/kernels.json after each item: what the lint found (nothing, or the exit status is 1), and what kernels take. An
-item whose source and toolkit are those of the file, read by the same lint, is not compiled again.
+All families of operators, inference and a training step of the models of the pack (benchmarks/gpu_pack.py), and the operators
+that it times. Results go to benchmarks/gpu/kernels.json after each item: what the lint found (nothing, or the exit status is
+1), and what kernels take; of the operators that are timed all that a roofline needs (benchmarks/gpu_roofline.py). An item whose
+source and toolkit are those of the file, read by the same lint, is not compiled again.
 
 ``--check PATH`` (``make gpu-compile-check``) compiles everything again, writes to PATH, and fails unless the record says the
 same.
@@ -22,7 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_pack import MODELS
+from benchmarks import gpu_roofline
+from benchmarks.gpu_pack import MODELS, graph_of
 from benchmarks.gpu_rehearsal import model_case
 from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.graph import Graph
@@ -31,9 +33,12 @@ from gensyn_tvm.targets import gpu_lint
 from gensyn_tvm.targets.gpu import CUDA, DeviceProgram
 from gensyn_tvm.targets.gpu_resources import report
 from gensyn_tvm.targets.nvcc import Built, Toolkit, compile_cuda, find_toolkit
+from scripts.gpu_peers import OPERATORS
 from tests.operators.cases import FAMILIES, bundle
 
 RESULT = Path(__file__).resolve().parent / "gpu" / "kernels.json"
+#: Operators that are timed, before their names.
+TIMED = "timed: "
 _WORST = 3
 
 #: What the record has of an item.
@@ -48,12 +53,15 @@ def items() -> dict[str, Callable[[], Graph]]:
     for name in MODELS:
         found[f"inference: {name}"] = lambda name=name: model_case(name, training=False)[0].graph  # type: ignore[misc]
         found[f"training step: {name}"] = lambda name=name: model_case(name, training=True)[0].graph  # type: ignore[misc]
+    for name, chosen in OPERATORS.items():
+        found[f"{TIMED}{name}"] = lambda chosen=chosen: graph_of(chosen)  # type: ignore[misc]
     return found
 
 
-def key_of(program: DeviceProgram) -> str:
+def key_of(program: DeviceProgram, *, roofline: bool = False) -> str:
     """What decides, with the toolkit, on the machine code, and on what is found in it."""
-    readers = [path.read_text(encoding="utf-8") for path in sorted(Path(gpu_lint.__file__).parent.glob("*.py"))]
+    files = [*sorted(Path(gpu_lint.__file__).parent.glob("*.py")), *([Path(gpu_roofline.__file__)] if roofline else [])]
+    readers = [path.read_text(encoding="utf-8") for path in files]
     return hashlib.sha256("\0".join([program.source, *readers]).encode()).hexdigest()
 
 
@@ -62,17 +70,19 @@ def release_of(toolkit: Toolkit) -> str:
     return ".".join(map(str, toolkit.release))
 
 
-def row(graph: Graph, program: DeviceProgram, toolkit: Toolkit) -> Row:
+def row(graph: Graph, program: DeviceProgram, toolkit: Toolkit, *, roofline: bool = False) -> Row:
     """Compile and read a program."""
     built = compile_cuda(program.source, toolkit=toolkit)
+    more = {"roofline": gpu_roofline.detail(built, program)} if roofline else {}
     return {
-        "key": key_of(program),
+        "key": key_of(program, roofline=roofline),
         "toolkit": release_of(toolkit),
         "program": serialise.digest(graph),
         "kernels": len(program.launches),
         "bytes": len(built.fatbin),
         "findings": [asdict(f) for f in gpu_lint.lint(built)],
         "architectures": {f"sm_{a}": _taken(built, program, a) for a in built.cubins},
+        **more,
     }
 
 
@@ -95,11 +105,11 @@ def rows_of(makers: Mapping[str, Callable[[], Graph]], known: Mapping[str, Row],
         for name, make in makers.items():
             graph = make()
             program = device_program(graph, CUDA)
-            old = known.get(name, {})
-            if (old.get("key"), old.get("toolkit")) == (key_of(program), release_of(toolkit)):
+            old, roofline = known.get(name, {}), name.startswith(TIMED)
+            if (old.get("key"), old.get("toolkit")) == (key_of(program, roofline=roofline), release_of(toolkit)):
                 waiting.append((name, pool.submit(dict, old)))
             else:
-                waiting.append((name, pool.submit(row, graph, program, toolkit)))
+                waiting.append((name, pool.submit(row, graph, program, toolkit, roofline=roofline)))
             if len(waiting) == 2:
                 yield waiting[0][0], waiting.pop(0)[1].result()
         yield from ((name, future.result()) for name, future in waiting)

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from benchmarks.cpu.work import float_operations
+from benchmarks.cpu.work import bytes_moved, float_operations
 from benchmarks.gpu_rehearsal import digest_of, model_case, on_cpu
 from gensyn_tvm import SGD, AdamW, from_torch, interpreter, training_step
 from gensyn_tvm.canonical import serialise
@@ -33,7 +35,7 @@ from gensyn_tvm.evidence.samples import Draw, sample
 from gensyn_tvm.operators.exact import ELEMENTARY
 from gensyn_tvm.runtime.executable import State
 from gensyn_tvm.targets.gpu import CUDA
-from scripts.gpu_peers import TRAINED, Trained
+from scripts.gpu_peers import OPERATORS, TRAINED, Operator, Trained
 from tests.operators.cases import FAMILIES, bundle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,46 +111,34 @@ def elementary(count: int = _CHUNK, functions: Sequence[str] = ELEMENTARY) -> It
     return Item("elementary functions", "elementary", b.finish(), {}, {"proofs": proofs})
 
 
-def matmul(m: int, k: int, n: int) -> Item:
-    """A product, to be timed."""
-    b = GraphBuilder("matmul")
-    x, y = (b.add_input(name, "input", TensorType(s, "float32")) for name, s in (("x", (m, k)), ("y", (k, n))))
-    b.add_output("z", b.emit("matmul", x, y))
-    more = {"flops": 2 * m * k * n, "bytes": 4 * (m * k + k * n + m * n), "peer": "matmul"}
-    return Item(f"matmul {m}x{k}x{n}", "time", b.finish(), {}, more)
+def graph_of(chosen: Operator) -> Graph:
+    """Our program of a function of PyTorch."""
+    if chosen.canonical is None:
+        return source_of(from_torch(_Function(chosen.run), tuple(chosen.example()))).graph
+    b = GraphBuilder("operator")
+    inputs = [b.add_input(f"x{k}", "input", TensorType(shape, "float32")) for k, shape in enumerate(chosen.shapes)]
+    name, attributes = chosen.canonical
+    b.add_output("y", b.emit(name, *inputs, **attributes))
+    return b.finish()
 
 
-def convolution(n: int, channels: int, size: int, filters: int) -> Item:
-    """A 3x3 convolution, to be timed."""
-    b = GraphBuilder("conv")
-    x = b.add_input("x", "input", TensorType((n, channels, size, size), "float32"))
-    w = b.add_input("w", "input", TensorType((filters, channels, 3, 3), "float32"))
-    settings = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1}
-    b.add_output("z", b.emit("conv", x, w, **settings))
-    flops = 2 * n * filters * size * size * channels * 9
-    moved = 4 * (n * (channels + filters) * size * size + filters * channels * 9)
-    more = {"flops": flops, "bytes": moved, "peer": "conv"}
-    return Item(f"conv {n}x{channels}x{size}x{size} {filters}", "time", b.finish(), {}, more)
+class _Function(nn.Module):
+    """A function of tensors as a module."""
+
+    def __init__(self, run: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.run(*inputs)
 
 
-def memory_bound(name: str, shape: tuple[int, int], arrays: int) -> Item:
-    """A program whose time is that of reading and writing, on ``arrays`` arrays of a shape in all."""
-    b = GraphBuilder(name)
-    t = TensorType(shape, "float32")
-    x = b.add_input("x", "input", t)
-    if name == "add":
-        value = b.emit("add", x, b.add_input("y", "input", t))
-    elif name == "sum":
-        value = b.emit("sum", x, axes=(1,), keepdims=False)
-    elif name == "tanh":
-        value = b.emit("tanh", x)
-    else:
-        shifted = b.emit("sub", x, b.emit("reduce_max", x, axes=(1,), keepdims=True))
-        powers = b.emit("exp", shifted)
-        value = b.emit("div", powers, b.emit("sum", powers, axes=(1,), keepdims=True))
-    b.add_output("z", value)
-    moved = 4 * shape[0] * shape[1] * arrays
-    return Item(f"{name} {shape[0]}x{shape[1]}", "time", b.finish(), {}, {"bytes": moved, "peer": name})
+def timed(name: str, chosen: Operator) -> Item:
+    """An operator, to be timed."""
+    graph = graph_of(chosen)
+    drawn = {"0": asdict(Draw(below=chosen.below))} if chosen.below else {}
+    work = {"flops": float_operations(graph), "bytes": bytes_moved(graph)}
+    return Item(name, "time", graph, {}, {**work, "drawn": drawn, "peer": name})
 
 
 def timed_training(name: str, chosen: Trained) -> Item:
@@ -181,13 +171,7 @@ def items() -> Iterator[Callable[[], Item]]:
     yield from (lambda n=n: inference(n) for n in MODELS)
     yield from (lambda n=n: training(n) for n in MODELS)
     yield elementary
-    yield from (lambda n=n: matmul(n, n, n) for n in (1024, 2048, 4096))
-    yield lambda: matmul(1, 4096, 4096)
-    yield lambda: convolution(32, 64, 56, 64)
-    yield lambda: memory_bound("add", (8192, 4096), 3)
-    yield lambda: memory_bound("sum", (8192, 4096), 1)
-    yield lambda: memory_bound("tanh", (8192, 4096), 2)
-    yield lambda: memory_bound("softmax", (8192, 4096), 2)
+    yield from (lambda n=n, o=o: timed(n, o) for n, o in OPERATORS.items())
     yield from (lambda n=n, t=t: timed_training(n, t) for n, t in TRAINED.items())
 
 

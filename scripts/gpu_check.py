@@ -20,7 +20,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -158,7 +158,7 @@ def trained(context: Context, pack: Path, entry: Mapping[str, Any]) -> dict[str,
 
 def _beside(context: Context, program: Program, entry: Mapping[str, Any], run: Callable[[], object]) -> dict[str, Any]:
     """Seconds of ours and of PyTorch's, which take turns."""
-    theirs, problem = _peer(context, entry["peer"], [i.type.shape for i in program.graph.inputs])
+    theirs, problem = _peer(context, entry["peer"])
     runs: dict[str, Callable[[], object]] = {"": run, **({"torch_": theirs} if theirs else {})}
     row: dict[str, Any] = {"kernels": len(program.machine.plan.steps)}
     for name, seconds in alternating(context, runs).items():
@@ -199,7 +199,7 @@ def torch_version() -> str | None:
     return f"{torch.__version__}, CUDA {torch.version.cuda}"
 
 
-def _peer(context: Context, name: str, shapes: Sequence[Sequence[int]]) -> tuple[Callable[[], object] | None, str]:
+def _peer(context: Context, name: str) -> tuple[Callable[[], object] | None, str]:
     """What PyTorch does, after a first run; or None, and why there is nothing to compare with."""
     try:
         import torch
@@ -208,7 +208,7 @@ def _peer(context: Context, name: str, shapes: Sequence[Sequence[int]]) -> tuple
     if not torch.cuda.is_available():
         return None, "PyTorch has no CUDA here; what to do: install the build for the CUDA of the driver (pytorch.org)"
     try:
-        run = import_module("gpu_peers").peer(name, shapes, context.device.number)
+        run = import_module("gpu_peers").peer(name, context.device.number)
         run()
         torch.cuda.synchronize()
     except RuntimeError as error:  # of memory, too

@@ -7,13 +7,15 @@ them from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 
 class _Bottleneck(nn.Module):
@@ -125,20 +127,82 @@ TRAINED: dict[str, Trained] = {
     "gpt2 124M, batch 4 x 128": Trained(Gpt2, (4, 128), 50257, True, adamw),
 }
 
-_OPERATORS: dict[str, Callable[..., torch.Tensor]] = {
-    "matmul": torch.matmul,
-    "conv": lambda x, w: F.conv2d(x, w, padding=1),
-    "add": torch.add,
-    "sum": lambda x: torch.sum(x, 1),
-    "tanh": torch.tanh,
-    "softmax": lambda x: torch.softmax(x, 1),
+
+@dataclass(frozen=True)
+class Operator:
+    """A function in a shape that large networks have.
+
+    Attributes:
+        run: of PyTorch.
+        shapes: of its inputs, float32.
+        below: the first input is of int64 from 0 up to this number; 0: it is not.
+        canonical: our operator and its attributes, where ``run`` is not what ``torch.export`` makes a program of.
+    """
+
+    run: Callable[..., torch.Tensor]
+    shapes: tuple[tuple[int, ...], ...]
+    below: int = 0
+    canonical: tuple[str, Mapping[str, Any]] | None = None
+
+    def example(self, device: str = "cpu") -> list[torch.Tensor]:
+        """Inputs."""
+        found = [torch.randn(shape, device=device) for shape in self.shapes]
+        if self.below:
+            found[0] = torch.randint(self.below, self.shapes[0], device=device)
+        return found
+
+
+def _convolution(n: int, channels: int, size: int, filters: int, kernel: int, stride: int = 1) -> Operator:
+    run = partial(F.conv2d, stride=stride, padding=kernel // 2)
+    return Operator(run, ((n, channels, size, size), (filters, channels, kernel, kernel)))
+
+
+def _gradients(n: int, channels: int, size: int, filters: int) -> tuple[Operator, Operator]:
+    """Of images and of weights, for a convolution with a 3x3 kernel that keeps their size."""
+    image, weight, result = (n, channels, size, size), (filters, channels, 3, 3), (n, filters, size, size)
+    common = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1}
+    return (
+        Operator(
+            lambda y, w: conv2d_input(image, w, y, padding=1),
+            (result, weight),
+            canonical=("conv_backward_data", {**common, "input_spatial": (size, size)}),
+        ),
+        Operator(
+            lambda x, y: conv2d_weight(x, weight, y, padding=1),
+            (image, result),
+            canonical=("conv_backward_weight", {**common, "kernel": (3, 3)}),
+        ),
+    )
+
+
+_LARGE = (8192, 4096)
+_OF_IMAGES, _OF_WEIGHTS = _gradients(32, 64, 56, 64)
+OPERATORS: dict[str, Operator] = {
+    **{f"matmul {n}x{n}x{n}": Operator(torch.matmul, ((n, n), (n, n))) for n in (1024, 2048, 4096)},
+    "matmul 1x4096x4096": Operator(torch.matmul, ((1, 4096), (4096, 4096))),
+    "matmul 48 x 512x64x512": Operator(torch.matmul, ((48, 512, 64), (48, 64, 512))),
+    "linear 2048x768x3072": Operator(F.linear, ((2048, 768), (3072, 768))),
+    "conv 3x3 32x64x56x56 64": _convolution(32, 64, 56, 64, 3),
+    "conv 3x3's gradient of images": _OF_IMAGES,
+    "conv 3x3's gradient of weights": _OF_WEIGHTS,
+    "conv 1x1 32x256x56x56 64": _convolution(32, 256, 56, 64, 1),
+    "conv 7x7 32x3x224x224 64, stride 2": _convolution(32, 3, 224, 64, 7, 2),
+    "add 8192x4096": Operator(torch.add, (_LARGE, _LARGE)),
+    "tanh 8192x4096": Operator(torch.tanh, (_LARGE,)),
+    "gelu 8192x4096": Operator(partial(F.gelu, approximate="tanh"), (_LARGE,)),
+    "sum of rows 8192x4096": Operator(lambda x: torch.sum(x, 1), (_LARGE,)),
+    "sum of columns 8192x4096": Operator(lambda x: torch.sum(x, 0), (_LARGE,)),
+    "softmax 8192x4096": Operator(lambda x: torch.softmax(x, 1), (_LARGE,)),
+    "layer norm 8192x768": Operator(lambda x, w, b: F.layer_norm(x, (768,), w, b), ((8192, 768), (768,), (768,))),
+    "sum of channels 32x256x56x56": Operator(lambda x: torch.sum(x, (0, 2, 3)), ((32, 256, 56, 56),)),
+    "embedding 4096 of 50257x768": Operator(F.embedding, ((4096,), (50257, 768)), below=50257),
 }
 
 
-def operator(name: str, shapes: Sequence[Sequence[int]], device: str) -> Callable[[], torch.Tensor]:
+def operator(chosen: Operator, device: str) -> Callable[[], torch.Tensor]:
     """A function that computes an operator on arrays that are on the device."""
-    inputs = [torch.randn(tuple(shape), device=device) for shape in shapes]
-    return lambda: _OPERATORS[name](*inputs)
+    inputs = chosen.example(device)
+    return lambda: chosen.run(*inputs)
 
 
 def training_step(chosen: Trained, device: str) -> Callable[[], torch.Tensor]:
@@ -158,16 +222,15 @@ def training_step(chosen: Trained, device: str) -> Callable[[], torch.Tensor]:
     return step
 
 
-def peer(name: str, shapes: Sequence[Sequence[int]], number: int) -> Callable[[], object]:
+def peer(name: str, number: int) -> Callable[[], object]:
     """What PyTorch does of this name, in float32 without TF32 on a GPU; it works on the default stream, as our programs do.
 
     Args:
-        name: of an operator or of ``TRAINED``.
-        shapes: of the operator's inputs.
+        name: of ``OPERATORS`` or of ``TRAINED``.
         number: of the GPU.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     device = f"cuda:{number}"
     torch.cuda.set_device(device)
-    return training_step(TRAINED[name], device) if name in TRAINED else operator(name, shapes, device)
+    return training_step(TRAINED[name], device) if name in TRAINED else operator(OPERATORS[name], device)

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
         "make_float64_doc.py",
         "make_parity_doc.py",
         "make_memory_page.py",
+        "make_gpu_roofline.py",
         "make_profiles_page.py",
     ],
 )

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
@@ -227,6 +228,15 @@ def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
         if extent != 1:
             flat = position if flat is None else flat * i64(extent) + position
     return i64(0) if flat is None else flat
+
+
+def substituted(expr: Expr, values: Mapping[Any, Expr]) -> Expr:
+    """An expression or a statement with values in place of variables."""
+
+    def replace(var: Any, mutator: Any) -> Any:
+        return values.get(var, var)
+
+    return tvm_ffi.structural_mutate(expr, (tirx.Var, replace))
 
 
 def as_written(function: Any) -> Any:

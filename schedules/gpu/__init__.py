@@ -10,6 +10,7 @@ from gensyn_tvm.schedules.cpu.stages import stages_of
 from gensyn_tvm.schedules.gpu.nests import schedule_nests
 from gensyn_tvm.schedules.gpu.products import product_at
 from gensyn_tvm.schedules.gpu.rows import rows_at, schedule_group
+from gensyn_tvm.schedules.gpu.sizes import apart
 from gensyn_tvm.schedules.gpu.tiles import schedule_product
 from gensyn_tvm.targets.gpu.target import GpuTarget
 
@@ -41,13 +42,15 @@ def _together(function: Any, target: GpuTarget, *, rows: bool) -> Any:
                 buffers = [b for b in buffers if not any(b.same_as(g) for g in gone)] + own
             n += max(len(group), 1)
             continue
-        rebuilt[n], own = schedule_product(product)
-        members = product.stages if product.finish is None else (*product.stages, product.finish.stage)
-        for stage in (*members[1:], *product.brought):
-            del rebuilt[stages.index(stage)]
-        gone = [s.write.buffer for s in (*members[:-1], *product.brought)]
-        buffers = [b for b in buffers if not any(b.same_as(g) for g in gone)] + own
-        n += len(members)
+        for part in apart(product):
+            first = stages.index(part.stages[0])
+            rebuilt[first], own, gone = schedule_product(part)
+            members = part.stages if part.finish is None else (*part.stages, part.finish.stage)
+            for stage in (*members[1:], *part.brought):
+                del rebuilt[stages.index(stage)]
+            buffers = [b for b in buffers if not any(b.same_as(g) for g in gone)] + own
+            n = max(n, stages.index(members[-1]) + 1)
+        n = max(n, stages.index(product.stages[-1]) + 1)
     statements = list(rebuilt.values())
     body = statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
     block = s_tir.SBlock(list(root.iter_vars), list(root.reads), list(root.writes), root.name_hint, body, root.init, buffers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +38,12 @@ def bound(tag: str, extent: int) -> Loop:
     return Loop(var, lambda body: tirx.For(var, i64(0), i64(extent), _Kind.THREAD_BINDING, body, axis))
 
 
-def serial(name: str, extent: int, kind: Any = _Kind.SERIAL) -> Loop:
-    """A loop of one thread."""
+def serial(name: str, extent: int, kind: Any = _Kind.SERIAL, annotations: Mapping[str, Any] | None = None) -> Loop:
+    """A loop of one thread; ``annotations`` for TVM's passes."""
     if extent == 1:
         return Loop(i64(0), lambda body: body)
     var = tirx.Var(name, "int64")
-    return Loop(var, lambda body: tirx.For(var, i64(0), i64(extent), kind, body))
+    return Loop(var, lambda body: tirx.For(var, i64(0), i64(extent), kind, body, annotations=dict(annotations or {})))
 
 
 def unrolled(name: str, extent: int) -> Loop:

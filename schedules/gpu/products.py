@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm import tirx
 
 from gensyn_tvm.operators import exact
-from gensyn_tvm.operators.nest import i64, unravel
+from gensyn_tvm.operators.nest import i64, substituted, unravel
 from gensyn_tvm.schedules.cpu.stages import Stage, uses
 
 Expr = Any
@@ -244,12 +244,3 @@ def _terms_first(stage: Stage, value: Expr, own: Sequence[int]) -> bool:
     last = loads[0].indices[-1] if loads else i64(0)
     rows = any(uses(last, stage.variables[k]) for k in own)
     return not rows and any(uses(last, v) for v in stage.variables[stage.spatial :])
-
-
-def substituted(expr: Expr, values: Mapping[Any, Expr]) -> Expr:
-    """An expression or a statement with values in place of variables."""
-
-    def replace(var: Any, mutator: Any) -> Any:
-        return values.get(var, var)
-
-    return tvm_ffi.structural_mutate(expr, (tirx.Var, replace))

@@ -1,15 +1,16 @@
 """Products in tiles: threads share operands in shared memory and keep results in registers.
 
 The stages of a product (``chunk``, ``total``, ``join``) run in the same threads. For each chunk, in order, a thread goes
-through the terms with a rectangle of fma chains; the chunk's sums are added to the totals in registers. Operands are brought
-into shared memory for a few terms at a time, by all threads together; rows, columns and terms beyond the last are zeros there,
+through the terms with a rectangle of fma chains; the chunk's sums are added to the totals, in registers or, of large tiles, in
+memory. Operands are brought into shared memory for a few terms at a time, by all threads together, in vectors where elements
+lie side by side, while the products of the terms before are added up. Rows, columns and terms beyond the last are zeros there,
 which belong to results that are computed and never stored.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,13 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from gensyn_tvm.operators import exact, terms
-from gensyn_tvm.operators.nest import guarded, i64, ravel, unravel
+from gensyn_tvm.operators.nest import guarded, i64, ravel, substituted, unravel
 from gensyn_tvm.schedules.cpu.stages import Stage, element_bits
+from gensyn_tvm.schedules.gpu import sizes
+from gensyn_tvm.schedules.gpu.blocks import all_of, block_of, copy_block
 from gensyn_tvm.schedules.gpu.loops import Loop, bound, inside, sequence, serial, unrolled, vector, whole
-from gensyn_tvm.schedules.gpu.products import Finish, Operand, Product, substituted
+from gensyn_tvm.schedules.gpu.products import Finish, Operand, Product
+from gensyn_tvm.schedules.gpu.vectors import vector_width
 
 Expr = Any
 Statement = Any
@@ -29,30 +33,28 @@ Statement = Any
 _FMA = exact.PREFIX + "fma"
 _THREADS = 16  # along the rows and along the columns of a tile
 _VECTOR = 4
+#: Totals of a thread for which there is room beside as many sums of a chunk.
+_REGISTERS = 32
+#: The five statements of a step (TVM's software pipeline): both operands are read for the next step, this one's products are
+#: added up meanwhile, and when all threads are done with the shared memory the operands go there.
+_PIPELINE = {"software_pipeline_stage": [0, 0, 0, 0, 1], "software_pipeline_order": [0, 1, 3, 4, 2]}
 #: Banks of shared memory. Terms that neighbouring threads bring are so far apart that none of them meet in one.
 _BANKS = 32
-#: Sides of tiles, and the terms for which operands are in shared memory at a time.
-_TILES = ((128, 8), (64, 16), (32, 16))
-#: Blocks that keep every processor of a large GPU busy, and how much of the work may be for results that nobody stores.
-_BLOCKS, _WASTE = 128, 1.3
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A tile of the results: ``side`` rows and columns, ``depth`` terms at a time."""
+class Brought:
+    """An operand's part of a tile.
 
-    side: int
-    depth: int
+    Attributes:
+        shared: where it is.
+        fetch: the statement that reads it into registers.
+        bring: the statement that stores those.
+    """
 
-
-def _tile(rows: int, columns: int, batch: int, tiles: Sequence[tuple[int, int]]) -> Tile:
-    """The largest tile that leaves no processor idle; small ones waste less at the borders."""
-    for side, depth in tiles:
-        blocks = batch * math.ceil(rows / side) * math.ceil(columns / side)
-        waste = math.ceil(rows / side) * math.ceil(columns / side) * side * side / (rows * columns)
-        if blocks >= _BLOCKS and waste < _WASTE:
-            return Tile(side, depth)
-    return Tile(*tiles[-1])
+    shared: Any
+    fetch: Statement
+    bring: Statement
 
 
 class _Emitter:
@@ -63,9 +65,11 @@ class _Emitter:
         first = product.stages[0]
         self.batch = [first.extents[k] for k in product.shared_axes]
         wide = element_bits(first.write) > 32
-        self.tile = _tile(product.rows, product.columns, math.prod(self.batch), _TILES[wide:] or _TILES)
-        side = self.tile.side
-        self.tiles = (math.ceil(product.rows / side), math.ceil(product.columns / side))
+        self.tile = sizes.tile_for(
+            product.rows, product.columns, math.prod(self.batch), sizes.WIDE_TILES if wide else sizes.TILES
+        )
+        extents = zip((product.rows, product.columns), self.tile.sides, strict=True)
+        self.tiles = tuple(math.ceil(extent / side) for extent, side in extents)
         self.grid = [
             bound("blockIdx.z", math.prod(self.batch)),
             bound("blockIdx.y", self.tiles[0]),
@@ -74,6 +78,11 @@ class _Emitter:
         self.threads = [bound("threadIdx.y", _THREADS), bound("threadIdx.x", _THREADS)]
         self.buffers: list[Any] = []
         self.registers: dict[Any, Any] = {}
+        # What would leave no registers for the sums of the next chunk stays in memory, where each thread has its own.
+        many = self.tile.rows * self.tile.columns > _REGISTERS * _THREADS**2
+        chunks = [s for s in product.stages if s.role == "chunk"]
+        early = [s for s, axis in zip(chunks[:-1], product.chunk_axis, strict=False) if axis is None]
+        self.kept = [s for s in product.stages if many and (s.role == "total" or s in early)]
 
     def emit(self) -> Statement:
         """The product's statement."""
@@ -89,11 +98,16 @@ class _Emitter:
                 if total is not None:
                     body.append(self._each(total, self._moved(total, total.block.body), number=loop.value))
                 statements.append(loop.around(sequence(body)))
+                if stage in self.kept:
+                    statements.append(self._store(stage))
                 chunk += 1
             elif stage.role == "join":
                 statements.append(self._each(stage, self._moved(stage, stage.block.body)))
         last = self.p.stages[-1]
-        statements.append(self._store(last) if self.p.finish is None else self._finished(last, self.p.finish))
+        if self.p.finish is not None:
+            statements.append(self._finished(last, self.p.finish))
+        elif last not in self.kept:
+            statements.append(self._store(last))
         return inside([*self.grid, *self.threads], sequence(statements))
 
     # ---- results in registers ----------------------------------------------------------------------------------------
@@ -102,8 +116,8 @@ class _Emitter:
         """The results of a stage: (shared axes, [chunk,] padded rows, padded columns), each thread's own in its registers."""
         buffer = stage.write.buffer
         if buffer not in self.registers:
-            side = self.tile.side
-            shape = [math.prod(self.batch), self._count(stage), self.tiles[0] * side, self.tiles[1] * side]
+            padded = [count * side for count, side in zip(self.tiles, self.tile.sides, strict=True)]
+            shape = [math.prod(self.batch), self._count(stage), *padded]
             self.registers[buffer] = tirx.decl_buffer([i64(e) for e in shape], str(buffer.dtype), "sums", scope="local")
             self.buffers.append(self.registers[buffer])
         return self.registers[buffer]
@@ -137,7 +151,7 @@ class _Emitter:
 
     def _moved(self, stage: Stage, statement: Statement) -> Statement:
         """A stage's statement on registers."""
-        by_buffer = {s.write.buffer: s for s in self.p.stages}
+        by_buffer = {s.write.buffer: s for s in self.p.stages if s not in self.kept}
 
         def load(expr: Any, mutator: Any) -> Any:
             producer = by_buffer.get(expr.source)
@@ -146,8 +160,10 @@ class _Emitter:
             return tirx.BufferLoad(self._register(producer), self._position(producer, list(expr.indices)))
 
         def store(stmt: Any, mutator: Any) -> Any:
-            place = self._position(stage, list(stmt.indices))
-            return tirx.BufferStore(self._register(stage), mutator.default_mutate(stmt).value, place)
+            stmt = mutator.default_mutate(stmt)
+            if stage.role == "total" and stage in self.kept:
+                return stmt
+            return tirx.BufferStore(self._register(stage), stmt.value, self._position(stage, list(stmt.indices)))
 
         return tvm_ffi.structural_mutate(statement, [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store)])
 
@@ -167,7 +183,7 @@ class _Emitter:
     def _each(self, stage: Stage, body: Statement, number: Expr | None = None) -> Statement:
         """A stage's statement for each result of a thread; ``number`` is the value of its reduction axis, if it has one."""
         has_terms = number is not None
-        block = _block(stage, body, terms=has_terms)
+        block = block_of(stage, body, terms=has_terms)
         loops, rows, columns = self._rectangle()
         values = self._values(stage, rows, columns, None)
         terms_ = [number] if has_terms else []
@@ -188,30 +204,29 @@ class _Emitter:
     def _rectangle(self) -> tuple[list[Loop], Expr, Expr]:
         """Loops over the results of a thread, and their row and column: vectors of 4, one in each part of the tile."""
         loops, flats = [], []
-        for axis, (tile, thread) in enumerate(zip(self.grid[1:], self.threads, strict=True)):
-            outer, inner, flat = self._along("rc"[axis], tile, thread)
+        for axis in (0, 1):
+            outer, inner, flat = self._along(axis, unrolled("rc"[axis], self._width(axis)))
             loops.append((outer, inner))
             flats.append(flat)
         (r0, r1), (c0, c1) = loops
         return [r0, r1, c0, c1], flats[0], flats[1]
 
-    def _along(self, name: str, tile: Loop, thread: Loop) -> tuple[Loop, Loop, Expr]:
-        side = self.tile.side
-        width = min(_VECTOR, side // _THREADS)
-        parts = side // _THREADS // width
-        outer, inner = unrolled(f"{name}0", parts), unrolled(f"{name}1", width)
-        place = tile.value * i64(side) + outer.value * i64(_THREADS * width) + thread.value * i64(width) + inner.value
-        return outer, inner, place
+    def _width(self, axis: int) -> int:
+        """Neighbouring rows or columns of a thread."""
+        return min(_VECTOR, self.tile.sides[axis] // _THREADS)
+
+    def _along(self, axis: int, inner: Loop) -> tuple[Loop, Loop, Expr]:
+        """Loops over the rows or columns of a thread, the inner one given, and their number."""
+        side, width = self.tile.sides[axis], self._width(axis)
+        outer = unrolled(f"{'rc'[axis]}0", side // _THREADS // width)
+        place = self.grid[1 + axis].value * i64(side) + outer.value * i64(_THREADS * width)
+        return outer, inner, place + self.threads[axis].value * i64(width) + inner.value
 
     def _limits(self, row: Expr, column: Expr) -> Expr:
         """The condition that a row and a column exist."""
-        side = self.tile.side
-        found = [
-            tirx.LT(flat, i64(size))
-            for flat, size, count in zip((row, column), (self.p.rows, self.p.columns), self.tiles, strict=True)
-            if size != count * side
-        ]
-        return _all(found)
+        extents = zip((row, column), (self.p.rows, self.p.columns), self.tiles, self.tile.sides, strict=True)
+        found = [tirx.LT(flat, i64(extent)) for flat, extent, count, side in extents if extent != count * side]
+        return all_of(found)
 
     def _store(self, stage: Stage) -> Statement:
         """The last stage's results to memory."""
@@ -233,12 +248,14 @@ class _Emitter:
         def load(expr: Any, mutator: Any) -> Any:
             if not expr.source.same_as(buffer):
                 return mutator.default_mutate(expr)
+            if last in self.kept:
+                return tirx.BufferLoad(buffer, list(finish.indices))
             return tirx.BufferLoad(self._register(last), self._position(last, finish.indices))
 
         body = tvm_ffi.structural_mutate(stage.block.body, (tvm.ir.TensorLoad, load))
         body = substituted(body, dict(zip(stage.variables, finish.values, strict=True)))
         sizes = [math.prod(stage.extents[k] for k in part) for part in finish.parts]
-        new = _copy_block(stage.block.name_hint, body.buffer, finish.indices, sizes, body.value, body.indices)
+        new = copy_block(stage.block.name_hint, body.buffer, finish.indices, sizes, body.value, body.indices)
         loops, row, column = self._rectangle()
         places = self._values(last, row, column, None)
         numbers = [last.position(i) for i in last.write.indices]
@@ -247,7 +264,7 @@ class _Emitter:
         for index, size, extent in zip(where, sizes, buffer.shape, strict=True):
             if size < int(extent):
                 conditions.append(tirx.LT(index, i64(size)))
-        return inside(loops, s_tir.SBlockRealize(where, _all(conditions), new))
+        return inside(loops, s_tir.SBlockRealize(where, all_of(conditions), new))
 
     # ---- one chunk ----------------------------------------------------------------------------------------------------
 
@@ -255,51 +272,62 @@ class _Emitter:
         """The fma chains of one chunk."""
         loops, row, column = self._rectangle()
         values = self._values(stage, row, column, number)
-        start = _block(stage, self._moved(stage, stage.block.init), terms=False, name="init")
+        start = block_of(stage, self._moved(stage, stage.block.init), terms=False, name="init")
         first = inside(loops, s_tir.SBlockRealize(values, self._limits(row, column), start))
         count = math.prod(stage.extents[stage.spatial :])
         depth = self.tile.depth
         steps = math.ceil(count / depth)
-        step = serial("step", steps)
-        left = self._shared(n, stage, self.p.left[n], 0, step.value, number, steps)
-        right = self._shared(n, stage, self.p.right[n], 1, step.value, number, steps)
+        step = serial("step", steps, annotations=_PIPELINE)
+        operands = (self.p.left[n], self.p.right[n])
+        brought = [self._shared(stage, o, axis, step.value, number, steps) for axis, o in enumerate(operands)]
         term = serial("term", depth)
         k = step.value * i64(depth) + term.value
-        fragments = [self._fragment(buffer, axis, number, k) for axis, buffer in ((0, left[0]), (1, right[0]))]
+        fragments = [self._fragment(b.shared, axis, number, k) for axis, b in enumerate(brought)]
         body = [f[1] for f in fragments]
         body.append(self._fma(stage, fragments[0][0], fragments[1][0], number, k, count, steps * depth))
-        return [first, step.around(sequence([left[1], right[1], term.around(sequence(body))]))]
+        parts = [*(b.fetch for b in brought), *(b.bring for b in brought), term.around(sequence(body))]
+        return [first, step.around(tirx.SeqStmt(parts))]
 
-    def _shared(
-        self, n: int, stage: Stage, operand: Operand, axis: int, step: Expr, number: Expr, steps: int
-    ) -> tuple[Any, Statement]:
-        """A factor's part of a tile in shared memory, and the statement that brings it there."""
-        side, depth = self.tile.side, self.tile.depth
+    def _shared(self, stage: Stage, operand: Operand, axis: int, step: Expr, number: Expr, steps: int) -> Brought:
+        """A factor's part of a tile: from memory to registers, and from there to shared memory."""
+        side, depth = self.tile.sides[axis], self.tile.depth
         size = (self.p.rows, self.p.columns)[axis]
         count = math.prod(stage.extents[stage.spatial :])
         shape = [math.prod(self.batch), self._count(stage), steps * depth, self.tiles[axis] * side]
         dtype = str(stage.write.buffer.dtype)
-        buffer = tirx.decl_buffer([i64(e) for e in shape], dtype, f"{'left' if axis == 0 else 'right'}", scope="shared")
-        self.buffers.append(buffer)
+        name = ("left", "right")[axis]
+        shared = tirx.decl_buffer([i64(e) for e in shape], dtype, name, scope="shared")
+        fetched = tirx.decl_buffer([i64(e) for e in shape], dtype, f"{name}_next", scope="local")
+        self.buffers += [shared, fetched]
         variables = [tirx.Var(x, "int64") for x in ("b", "q", "k", "m")]
-        _, _, k, m = variables
+        along = 2 if operand.terms_first else 3
         value = self._factor(stage, operand, variables)
+        width = vector_width(value, variables[along], (size, count)[operand.terms_first], side * depth // _THREADS**2)
         conditions = []
-        if size != shape[3]:
-            conditions.append(tirx.LT(m, i64(size)))
-        if count != shape[2]:
-            conditions.append(tirx.LT(k, i64(count)))
+        for v, extent, padded in ((variables[3], size, shape[3]), (variables[2], count, shape[2])):
+            if extent != padded:  # of a vector all elements are there or none
+                whole_ones = width if v is variables[along] else 1
+                conditions.append(
+                    tirx.LT(tirx.FloorDiv(v, i64(whole_ones)) if whole_ones > 1 else v, i64(extent // whole_ones))
+                )
         if conditions:
-            value = guarded(_all(conditions), value, terms.zero(dtype))
+            value = guarded(all_of(conditions), value, terms.zero(dtype))
+        fetch = copy_block(f"fetch_{axis}", fetched, variables, shape, value)
         aligned = {"buffer_dim_align": [[0, 2, _BANKS, _VECTOR]]} if operand.terms_first else {}
-        block = _copy_block(f"bring_{axis}", buffer, variables, shape, value, annotations=aligned)
-        each = unrolled("part", side * depth // (_THREADS * _THREADS))
-        position = each.value * i64(_THREADS * _THREADS) + self.threads[0].value * i64(_THREADS) + self.threads[1].value
-        inner = depth if operand.terms_first else side
-        near, far = position % i64(inner), position // i64(inner)
-        term, line = (near, far) if operand.terms_first else (far, near)
-        place = [self.grid[0].value, number, step * i64(depth) + term, self.grid[1 + axis].value * i64(side) + line]
-        return buffer, each.around(s_tir.SBlockRealize(place, True, block))
+        own = [tirx.Var(x, "int64") for x in ("b", "q", "k", "m")]
+        bring = copy_block(f"bring_{axis}", shared, own, shape, tirx.BufferLoad(fetched, own), annotations=aligned)
+
+        def each(block: Any, *, vectors: bool) -> Statement:
+            part = unrolled("part", side * depth // (_THREADS**2 * width))
+            lane = (vector if vectors else unrolled)("lane", width)
+            position = part.value * i64(_THREADS**2) + self.threads[0].value * i64(_THREADS) + self.threads[1].value
+            inner = (depth if operand.terms_first else side) // width
+            near, far = (position % i64(inner)) * i64(width) + lane.value, position // i64(inner)
+            k, m = (near, far) if operand.terms_first else (far, near)
+            place = [self.grid[0].value, number, step * i64(depth) + k, self.grid[1 + axis].value * i64(side) + m]
+            return inside([part, lane], s_tir.SBlockRealize(place, True, block))
+
+        return Brought(shared, each(fetch, vectors=True), each(bring, vectors=not operand.terms_first))
 
     def _factor(self, stage: Stage, operand: Operand, variables: Sequence[Expr]) -> Expr:
         """The factor at a place of its shared buffer."""
@@ -325,12 +353,8 @@ class _Emitter:
         buffer = tirx.decl_buffer(shared.shape, str(shared.dtype), f"{shared.name}_part", scope="local")
         self.buffers.append(buffer)
         variables = [tirx.Var(x, "int64") for x in ("b", "q", "k", "m")]
-        block = _copy_block(f"read_{axis}", buffer, variables, shape, tirx.BufferLoad(shared, variables))
-        side = self.tile.side
-        width = min(_VECTOR, side // _THREADS)
-        outer, inner = unrolled("part", side // _THREADS // width), vector("lane", width)
-        thread, tile = self.threads[axis], self.grid[1 + axis]
-        line = tile.value * i64(side) + outer.value * i64(_THREADS * width) + thread.value * i64(width) + inner.value
+        block = copy_block(f"read_{axis}", buffer, variables, shape, tirx.BufferLoad(shared, variables))
+        outer, inner, line = self._along(axis, vector("lane", self._width(axis)))
         realize = s_tir.SBlockRealize([self.grid[0].value, number, k, line], True, block)
         return buffer, inside([outer, inner], realize)
 
@@ -344,7 +368,7 @@ class _Emitter:
         accumulator = tirx.BufferLoad(self._register(stage), place)
         value = tirx.call_intrin(str(stage.write.buffer.dtype), _FMA, *factors, accumulator)
         body = tirx.BufferStore(self._register(stage), value, place)
-        new = _block(stage, body, terms=True)
+        new = block_of(stage, body, terms=True)
         loops, row, column = self._rectangle()
         values: list[Expr] = [*self._values(stage, row, column, number), *([i64(0)] * len(reduce))]
         if count == 1:
@@ -352,51 +376,13 @@ class _Emitter:
         else:
             values[stage.spatial :] = unravel(k, stage.extents[stage.spatial :])
         conditions = [self._limits(row, column), *([tirx.LT(k, i64(count))] if count != padded else [])]
-        return inside(loops, s_tir.SBlockRealize(values, _all(conditions), new))
+        return inside(loops, s_tir.SBlockRealize(values, all_of(conditions), new))
 
 
-def _all(conditions: Sequence[Expr]) -> Expr:
-    found = [c for c in conditions if not isinstance(c, tirx.IntImm)]
-    result: Expr = tirx.IntImm("bool", 1)
-    for n, c in enumerate(found):
-        result = c if n == 0 else tirx.And(result, c)
-    return result
-
-
-def _block(stage: Stage, body: Statement, *, terms: bool, name: str = "") -> Any:
-    """A block with a stage's axes around another statement."""
-    block = stage.block
-    variables = list(block.iter_vars) if terms else list(block.iter_vars[: stage.spatial])
-    loads: list[Any] = []
-    tvm_ffi.structural_walk(body, (tvm.ir.TensorLoad, lambda e: loads.append(e.source)))
-    reads = [whole(b) for b in dict.fromkeys(loads)]
-    title = f"{block.name_hint}_{name}" if name else block.name_hint
-    return s_tir.SBlock(variables, reads, [whole(body.buffer)], title, body)
-
-
-def _copy_block(
-    name: str,
-    buffer: Any,
-    variables: Sequence[Any],
-    shape: Sequence[int],
-    value: Expr,
-    place: Sequence[Expr] | None = None,
-    annotations: Mapping[str, Any] | None = None,
-) -> Any:
-    """A block of axes of its own that stores a value, at the axes' place unless another is given."""
-    axes = [
-        tirx.IterVar(tvm.ir.Range.from_min_extent(i64(0), i64(e)), v, tirx.IterVar.DataPar, "")
-        for v, e in zip(variables, shape, strict=True)
-    ]
-    loads: list[Any] = []
-    tvm_ffi.structural_walk(value, (tvm.ir.TensorLoad, lambda e: loads.append(e.source)))
-    body = tirx.BufferStore(buffer, value, list(variables if place is None else place))
-    reads = [whole(b) for b in dict.fromkeys(loads)]
-    return s_tir.SBlock(axes, reads, [whole(buffer)], name, body, annotations=annotations or {})
-
-
-def schedule_product(product: Product) -> tuple[Statement, list[Any]]:
-    """The statement of a product, and the buffers that it uses besides those of its stages."""
+def schedule_product(product: Product) -> tuple[Statement, list[Any], list[Any]]:
+    """The statement of a product, the buffers that it adds to those of its stages, and those of stages that it does without."""
     emitter = _Emitter(product)
     statement = emitter.emit()
-    return statement, emitter.buffers
+    inner = product.stages if product.finish is not None else product.stages[:-1]
+    gone = [s.write.buffer for s in (*inner, *product.brought) if s not in emitter.kept]
+    return statement, emitter.buffers, gone

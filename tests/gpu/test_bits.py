@@ -17,11 +17,11 @@ from gensyn_tvm.evidence.samples import sample
 from gensyn_tvm.passes import pipeline
 from gensyn_tvm.passes.device import device_program
 from gensyn_tvm.runtime.opencl import OpenClExecutable
-from gensyn_tvm.schedules.gpu import rows, tiles
+from gensyn_tvm.schedules.gpu import rows, sizes, tiles
 from gensyn_tvm.targets.gpu import OPENCL
 
 from ..operators.case import Case, array
-from ..operators.cases import CASES, bundle
+from ..operators.cases import CASES, FAMILIES, bundle
 from ..operators.support import assert_all_same
 from .support import DESCENDING, executed
 
@@ -44,12 +44,14 @@ NAMES = (
     "conv_backward_weight-(2, 1, 9, 7)-(5, 1, 3, 3)-{'strides': (2, 2), 'padding': ((1, 0), (2, 1))}",
     "max_pool_backward-(1, 2, 9, 7)-{'kernel': (3, 3), 'strides': (2, 1), 'padding': ((1, 1), (1, 0))}-True",
     "avg_pool-(1, 2, 9, 7)-{'kernel': (3, 3), 'strides': (2, 1), 'padding': ((1, 1), (1, 0))}-True-False",
+    *("max_pool_indices-(1, 2, 9, 7)-int8", "pad-bfloat16", "large-sum-inner"),
 )
 
 
 def chosen() -> list[Case]:
     cases = [case for case in CASES if case.name in NAMES]
     assert len(cases) == len(NAMES)
+    assert all(any(case in cases for case in family) for family in FAMILIES.values())
     return cases
 
 
@@ -60,20 +62,62 @@ def test_operators() -> None:
     assert_all_same([c.name for c in cases], executed(graph, given), interpreter.run(graph, given))
 
 
-#: Sides of tiles and terms at a time, and a product and a convolution whose sizes fit none of them.
-@pytest.mark.parametrize("tile", ((128, 8), (64, 16), (32, 16)))
-def test_tiles(tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "_TILES", (tile,))
+@pytest.mark.parametrize("tile", sizes.TILES, ids=str)
+def test_tiles(tile: sizes.Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that fit no tile: read one by one, and four at a time along terms, rows and columns."""
+    monkeypatch.setattr(sizes, "TILES", (tile,))
+    monkeypatch.setattr(sizes, "BLOCKS", 1)
     conv = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1}
     cases = [
         Case("matmul", "matmul", (((2, 67, 530), "float32"), ((530, 70), "float32")), {}),
+        Case("vectors", "matmul", (((68, 1100), "float32"), ((1100, 140), "float32")), {}, True),
+        Case("one chunk", "matmul", (((132, 36), "float32"), ((2, 36, 20), "float32")), {}, True),
+        Case("two chunks", "matmul", (((65, 1024), "float32"), ((1024, 36), "float32")), {}),
         Case("conv", "conv", (((2, 40, 7, 6), "float32"), ((33, 40, 3, 3), "float32")), conv),
+        Case(
+            "pixels", "conv", (((2, 24, 6, 6), "float32"), ((36, 24, 1, 1), "float32")), {**conv, "padding": ((0, 0), (0, 0))}
+        ),
     ]
     graph, given = bundle(cases)
     program = device_program(graph, OPENCL)
     assert program.plan.warnings == ()
     shared = [launch.shared for launch in program.launches.values() if launch.shared]
-    assert len(shared) == 2 and all(0 <= s - 2 * 4 * tile[0] * tile[1] <= 2 * 4 * 4 * tile[1] for s in shared)
+    least = 4 * (tile.rows + tile.columns) * tile.depth
+    assert len(shared) == len(cases)
+    assert all(0 <= s - least <= 2 * 4 * 4 * tile.depth for s in shared)
+    assert program.source.count("vload4") >= 6
+    expected = interpreter.run(graph, given)
+    for definitions in ((), DESCENDING):
+        found = OpenClExecutable(graph, program, definitions).run(given)
+        assert_all_same([c.name for c in cases], found, expected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "order"),
+    [([0, 0, 0, 0, 0], [0, 1, 3, 4, 2]), ([0, 0, 1, 1, 0], [0, 1, 3, 4, 2]), ([0, 0, 0, 0, 1], [3, 1, 0, 4, 2])],
+)
+def test_a_pipeline_that_reads_before_it_has_stored_is_refused(
+    stage: list[int], order: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "_PIPELINE", {"software_pipeline_stage": stage, "software_pipeline_order": order})
+    graph, _ = bundle([Case("matmul", "matmul", (((64, 512), "float32"), ((512, 64), "float32")), {})])
+    with pytest.raises(ValueError, match=r"cannot be reordered|in a later stage"):
+        device_program(graph, OPENCL)
+
+
+def test_few_tiles_of_many_chunks_are_blocks_for_each_chunk() -> None:
+    """Products and weights' gradients with far more terms than results; the last chunk is not whole."""
+    conv = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1, "kernel": (3, 3)}
+    cases = [
+        Case("matmul", "matmul", (((17, 2600), "float32"), ((2600, 33), "float32")), {}),
+        Case("special", "matmul", (((2, 16, 1536), "float32"), ((1536, 20), "float32")), {}, True),
+        Case("weights", "conv_backward_weight", (((3, 4, 30, 30), "float32"), ((3, 20, 30, 30), "float32")), conv),
+    ]
+    graph, given = bundle(cases)
+    program = device_program(graph, OPENCL)
+    assert program.plan.warnings == ()
+    grids = [launch.grid for launch in program.launches.values() if launch.shared]
+    assert max(z for _, _, z in grids) >= 5
     expected = interpreter.run(graph, given)
     for definitions in ((), DESCENDING):
         found = OpenClExecutable(graph, program, definitions).run(given)

@@ -9,18 +9,21 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from benchmarks import gpu_pack
+from gensyn_tvm import interpreter
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import compile
-from scripts import gpu_check
-from scripts.gpu_peers import Gpt2, Trained, adamw, operator, resnet, sgd, training_step
+from scripts import gpu_check, gpu_peers
+from scripts.gpu_peers import OPERATORS, Gpt2, Operator, Trained, adamw, resnet, sgd, training_step
 
 from .emulator import driver
 from .emulator.programs import emulated, library
@@ -45,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lambda: gpu_pack.operators("narrow movement"),
         lambda: gpu_pack.training("mlp", 3),
         lambda: gpu_pack.elementary(COUNT, ("exp", "sin", "tanh")),
-        lambda: gpu_pack.matmul(17, 33, 9),
+        lambda: gpu_pack.timed("matmul 17x33x9", Operator(torch.matmul, ((17, 33), (33, 9)))),
         lambda: gpu_pack.timed_training("tokens", TOKENS),
     ]
     gpu_pack.write_pack(folder / "pack.zip", iter(items), lambda graph: library(graph, folder / "kernels"), quiet=True)
@@ -163,18 +166,19 @@ def test_networks_beside_learn() -> None:
         assert sum(p.numel() for p in Gpt2().parameters()) == 124_439_808
 
 
-@pytest.mark.parametrize(
-    ("name", "shapes", "expected"),
-    [
-        ("matmul", ((5, 4), (4, 3)), (5, 3)),
-        ("conv", ((2, 3, 7, 7), (4, 3, 3, 3)), (2, 4, 7, 7)),
-        ("add", ((3, 4), (3, 4)), (3, 4)),
-        ("sum", ((3, 4),), (3,)),
-        ("tanh", ((3, 4),), (3, 4)),
-        ("softmax", ((3, 4),), (3, 4)),
-    ],
-)
-def test_operators_beside_are_those_of_the_pack(name: str, shapes: Any, expected: tuple[int, ...]) -> None:
-    found = operator(name, shapes, "cpu")()
-    assert isinstance(found, torch.Tensor)
-    assert found.shape == expected
+@pytest.mark.parametrize("name", ["conv", "images", "weights", "layer norm", "channels", "embedding", "linear"])
+def test_operators_beside_compute_what_ours_do(name: str) -> None:
+    images, weights = gpu_peers._gradients(2, 3, 7, 4)
+    found = {
+        "conv": gpu_peers._convolution(2, 3, 8, 4, 3, 2),
+        "images": images,
+        "weights": weights,
+        "layer norm": replace(OPERATORS["layer norm 8192x768"], shapes=((3, 768), (768,), (768,))),
+        "channels": replace(OPERATORS["sum of channels 32x256x56x56"], shapes=((3, 5, 4, 4),)),
+        "embedding": Operator(F.embedding, ((7,), (11, 3)), below=11),
+        "linear": Operator(F.linear, ((5, 4), (3, 4))),
+    }[name]
+    torch.manual_seed(0)
+    graph, inputs = gpu_pack.graph_of(found), found.example()
+    ours = interpreter.run(graph, {i.name: x.numpy() for i, x in zip(graph.inputs, inputs, strict=True)})
+    np.testing.assert_allclose(ours[0], found.run(*inputs).numpy(), rtol=1e-4, atol=1e-5)

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import gpu_compile
-from benchmarks.gpu_compile import RESULT, differences, items
+from benchmarks import gpu_compile, gpu_roofline
+from benchmarks.gpu_compile import RESULT, TIMED, differences, items, read_record
+from benchmarks.gpu_pack import graph_of
 from benchmarks.gpu_rehearsal import model_case
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.passes.device import device_program
 from gensyn_tvm.targets.gpu import CUDA
 from gensyn_tvm.targets.gpu_lint import lint
 from gensyn_tvm.targets.nvcc import ARCHITECTURES, compile_cuda
+from scripts.gpu_peers import OPERATORS, Operator
 
 from ..operators.cases import FAMILIES, bundle
 from .test_bits import chosen
@@ -57,6 +60,50 @@ def test_the_record_has_every_family_and_five_models_on_all_architectures() -> N
         assert row["findings"] == []
         assert list(row["architectures"]) == [f"sm_{a}" for a in ARCHITECTURES]
         assert row["kernels"] > 0
+
+
+def test_products_move_16_bytes_at_a_time_and_spill_nothing() -> None:
+    rows = {n.removeprefix(TIMED): r["roofline"] for n, r in read_record().items() if n.startswith(TIMED)}
+    assert list(rows) == list(OPERATORS)
+    for name in ("matmul 1024x1024x1024", "matmul 4096x4096x4096", "linear 2048x768x3072", "conv 1x1 32x256x56x56 64"):
+        (kernel,) = rows[name]
+        assert kernel["wide"]["global loads"] >= 2, name
+        assert kernel["wide"]["shared loads"] >= 2, name
+    (weights,) = rows["conv 3x3 32x64x56x56 64"]
+    assert weights["wide"]["global loads"] >= 1
+    assert [(name, r["kernel"]) for name, found in rows.items() for r in found if r["spilled"]] == []
+
+
+def test_operations_are_counted_in_loops_and_functions() -> None:
+    source = """
+static __device__ float gx_twice__float32__float32(float a0) { return __fadd_rn(a0, a0); }
+static __device__ double gx_root__float64__float64(double a0) { return __dsqrt_rn(__dmul_rn(a0, a0)); }
+extern "C" __global__ void k(const float* p0) {
+  for (int i = 0; i < 3; ++i) {
+    if (i < 2) {
+      x = gx_twice__float32__float32(__fmaf_rn(x, x, x));
+    }
+    #pragma unroll 8
+    for (int j = 0; j < 5; ++j) {
+      y = gx_root__float64__float64(y);
+    }
+  }
+  x = __fdiv_rn(x, x);
+}
+"""
+    assert gpu_roofline.operations(source, ["k"]) == {"k": 3 * (3 + 5 * 22) + 10}
+    with pytest.raises(ValueError, match="k: a loop"):
+        gpu_roofline.operations(source.replace("j < 5", "j < n"), ["k"])
+
+
+def test_bounds_of_a_product_are_those_of_its_size() -> None:
+    graph = graph_of(Operator(torch.matmul, ((256, 128), (128, 256))))
+    program = device_program(graph, CUDA)
+    (kernel,) = gpu_roofline.detail(compile_cuda(program.source, (90,)), program)
+    assert kernel["flops"] == 2 * 256 * 128 * 256
+    assert kernel["bytes"] == 4 * (256 * 128 * 2 + 256 * 256)
+    seconds, what = gpu_roofline.bound({**kernel, "flops": 67e9, "bytes": 1})
+    assert (round(seconds, 9), what) == (1e-3, "arithmetic")
 
 
 def _row(**other: Any) -> dict[str, Any]:

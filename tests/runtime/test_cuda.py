@@ -24,6 +24,7 @@ from gensyn_tvm.runtime.executable import Executable, State
 
 from ..gpu.emulator.programs import calls, emulate, emulated, executable
 from ..gpu.test_bits import chosen
+from ..operators.case import Case
 from ..operators.cases import bundle
 from ..operators.support import assert_all_same
 
@@ -67,6 +68,18 @@ def test_operators_have_the_bits_of_the_interpreter(log: Path) -> None:
     found = exe(**given)
     assert_all_same([c.name for c in cases], found, interpreter.run(graph, given))
     assert Counter(calls(log))["cuLaunchKernel"] == len(exe._machine.plan.steps)
+
+
+def test_products_in_vectors_have_the_bits_of_the_interpreter(log: Path) -> None:
+    """Executed from the CUDA source, which ends the process where a vector is not at a multiple of its size."""
+    cases = [
+        Case("rows", "matmul", (((68, 1100), "float32"), ((1100, 140), "float32")), {}, True),
+        Case("wide", "matmul", (((36, 44), "float64"), ((44, 20), "float64")), {}),
+        Case("split", "matmul", (((16, 1540), "float32"), ((1540, 20), "float32")), {}),
+    ]
+    graph, given = bundle(cases)
+    found = executable(graph, log.parent)(**given)
+    assert_all_same([c.name for c in cases], found, interpreter.run(graph, given))
 
 
 def test_a_run_sends_inputs_only_and_launches_the_plan(log: Path) -> None:

@@ -17,7 +17,11 @@ KINDS = {0: "serial", 1: "parallel", 2: "vectorize", 3: "unroll", 4: "bind"}
 SEQUENTIAL = ("serial", "unroll")
 _SPATIAL, _REDUCTION = 0, 2  # tirx.IterVar.DataPar, CommReduce
 #: Annotations that say something to schedule rules or about the layout of a buffer in memory, and nothing about order.
-_ANNOTATIONS = ("buffer_dim_align", "pragma_auto_unroll_max_step", "pragma_unroll_explicit")
+#: The last two are a loop whose statements overlap: TVM refuses one that would come before what it reads.
+_ANNOTATIONS = (
+    *("buffer_dim_align", "pragma_auto_unroll_max_step", "pragma_unroll_explicit"),
+    *("software_pipeline_stage", "software_pipeline_order"),
+)
 _SCOPES = ("", "global", "local", "shared")
 
 

@@ -13,11 +13,11 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from gensyn_tvm.errors import ScheduleError, describe
-from gensyn_tvm.targets.gpu.cut import Piece, type_of
+from gensyn_tvm.targets.gpu.cut import Piece
 from gensyn_tvm.targets.gpu.prelude import own_words, prelude
 from gensyn_tvm.targets.gpu.program import Launch
 from gensyn_tvm.targets.gpu.target import GpuTarget
-from gensyn_tvm.targets.indices import before_flattening
+from gensyn_tvm.targets.indices import before_flattening, show_divisions
 from gensyn_tvm.targets.lowering import lowering_for
 
 _DEVICE_KERNEL = 2  # tvm::CallingConv::kDeviceKernelLaunch
@@ -26,6 +26,11 @@ _KERNEL = re.compile(r'^(?:extern "C" __global__|__kernel)[^;\n]*\{\n.*?^\}\n', 
 
 #: Types that CUDA has under these names only with a header.
 _INTEGER = re.compile(r"\b(u?int(?:8|16|32|64))_t\b")
+
+#: A loop without another inside.
+_LOOP = re.compile(r"^( *)for \(int (\w+) = 0; \2 < (\d+); \+\+\2\) \{\n((?:(?!\1\}| *for ).*\n)*)\1\}\n", re.MULTILINE)
+#: Iterations written out, so that as many loads are on their way; and characters of a body that are not too many for that.
+_ITERATIONS, _SHORT = 8, 800
 
 #: Threads of the blocks that have many registers each.
 _MANY_THREADS = 256
@@ -63,8 +68,8 @@ def _shared_bytes(module: Any) -> int:
 
     def note(stmt: Any) -> None:
         if str(stmt.buffer.scope()) == "shared":
-            t = type_of(stmt.buffer)
-            sizes.append(t.size * t.itemsize)
+            element = tvm.DataType(stmt.buffer.dtype)  # TVM makes vectors of what is read and written in vectors only
+            sizes.append(math.prod(int(e) for e in stmt.buffer.shape) * element.bits * element.lanes // 8)
 
     for _, function in module.functions_items():
         tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, note))
@@ -82,14 +87,14 @@ def _text(piece: Piece, target: GpuTarget) -> tuple[str, int]:
     found = _KERNEL.findall(built.inspect_source())
     if len(found) != 1:
         raise AssertionError(f"TVM's text of kernel {piece.name} has {len(found)} definitions")
-    text = _read_only(str(found[0]), len(piece.buffers) - piece.writes)
+    text = _in_memory(_read_only(str(found[0]), len(piece.buffers) - piece.writes), piece.rereads)
     if target.kind == "opencl":
         return text.replace("get_group_id(", "GX_GROUP(").replace("get_local_id(", "GX_LOCAL("), _shared_bytes(module)
     if (
         piece.tiled and math.prod(piece.launch.block) == _MANY_THREADS
     ):  # two blocks take turns; their registers suffice if the totals leave them while a chunk is computed
         text = re.sub(r"__launch_bounds__\((\d+)\)", r"__launch_bounds__(\1, 2)", text)
-    return _INTEGER.sub(r"gx_\1", text), _shared_bytes(module)
+    return _INTEGER.sub(r"gx_\1", _LOOP.sub(_written_out, text)), _shared_bytes(module)
 
 
 def _read_only(text: str, count: int) -> str:
@@ -98,6 +103,21 @@ def _read_only(text: str, count: int) -> str:
         return text
     head, body = text.split("{", 1)
     return re.sub(r"(__global )?(\w+\* (?:__restrict__|restrict) p\d+)", r"\1const \2", head, count=count) + "{" + body
+
+
+def _written_out(loop: re.Match[str]) -> str:
+    """A loop with a pragma, if it is short."""
+    if int(loop[3]) < _ITERATIONS or len(loop[4]) > _SHORT:
+        return loop[0]
+    return f"{loop[1]}#pragma unroll {_ITERATIONS}\n{loop[0]}"
+
+
+def _in_memory(text: str, rereads: Sequence[int]) -> str:
+    """A kernel that may find what it stored changed where its threads wait: what a schedule keeps in memory is not to come back
+    into registers."""
+    for k in rereads:
+        text = re.sub(rf"(\w+\*) (?:__restrict__|restrict) (p{k})\b", r"\1 \2", text, count=1)
+    return text
 
 
 def _lowering(*, tiled: bool) -> Any:
@@ -110,6 +130,7 @@ def _lowering(*, tiled: bool) -> Any:
         [
             before_flattening(device=True),
             tirx.transform.FlattenBuffer(),
+            show_divisions,
             tirx.transform.NarrowDataType(32),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.StorageRewrite(),

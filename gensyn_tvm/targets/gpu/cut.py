@@ -37,6 +37,7 @@ class Piece:
         function: a PrimFunc on ``buffers``, without host code.
         buffers: parameters; arguments and intermediate arrays of the kernel it was cut from.
         writes: how many of them, the last ones, it writes.
+        rereads: numbers of those of them that it reads, too.
         launch: its threads.
         tiled: whether they have shared memory.
     """
@@ -45,6 +46,7 @@ class Piece:
     function: Any
     buffers: tuple[Buffer, ...]
     writes: int
+    rereads: tuple[int, ...]
     launch: Launch
     tiled: bool
 
@@ -90,7 +92,8 @@ def _piece(name: str, function: Any, root: Any, statement: Statement) -> Piece:
     arrays = [tirx.DeclBuffer(b, data=a) for b, a in zip(buffers, addresses, strict=True)]
     piece = tirx.PrimFunc(addresses, tirx.SeqStmt([*arrays, body]))
     tiled = any(str(b.scope()) == "shared" for b in own)
-    return Piece(name, piece, buffers, len(written), _launch(name, statement), tiled)
+    rereads = tuple(k for k, b in enumerate(buffers) if b in written and b in loads)
+    return Piece(name, piece, buffers, len(written), rereads, _launch(name, statement), tiled)
 
 
 def _short(name: str) -> str:

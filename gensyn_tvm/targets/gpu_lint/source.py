@@ -26,19 +26,19 @@ def contracted(source: str, functions: Mapping[str, Function]) -> list[str]:
 def fused(source: str) -> set[str]:
     """Functions of a source that have a fused operation, themselves or in what they call."""
     source = re.sub(r"/\*.*?\*/|//[^\n]*", " ", source, flags=re.DOTALL)
-    bodies = _bodies(source)
-    asking = {name for name, body in bodies.items() if _FUSED.search(body)}
-    words = {name: set(_WORD.findall(body)) for name, body in bodies.items()}
+    found = bodies(source)
+    asking = {name for name, body in found.items() if _FUSED.search(body)}
+    words = {name: set(_WORD.findall(body)) for name, body in found.items()}
     while True:
-        more = {name for name in bodies if name not in asking and words[name] & asking}
+        more = {name for name in found if name not in asking and words[name] & asking}
         if not more:
             return asking
         asking |= more
 
 
-def _bodies(source: str) -> dict[str, str]:
+def bodies(source: str) -> dict[str, str]:
     """What stands in the braces of each function."""
-    bodies: dict[str, str] = {}
+    found: dict[str, str] = {}
     position = 0
     while match := _DEFINITION.search(source, position):
         end, depth = match.end(), 1
@@ -46,6 +46,6 @@ def _bodies(source: str) -> dict[str, str]:
             depth += {"{": 1, "}": -1}.get(source[end], 0)
             end += 1
         if match[1] not in _NO_FUNCTION:
-            bodies[match[1]] = source[match.end() : end]
+            found[match[1]] = source[match.end() : end]
         position = end
-    return bodies
+    return found

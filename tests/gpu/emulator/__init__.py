@@ -18,7 +18,8 @@ _KERNEL = re.compile(
     r'^extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\([^;{]*\) \{(.*?)^\}', re.MULTILINE | re.DOTALL
 )
 _WAITS = re.compile(r"__sync|__shfl")
-#: Contraction off; fma as an instruction where there is one. Wrapping integers and bit casts as CUDA has them.
+#: Contraction off; fma as an instruction where there is one. Wrapping integers and bit casts as CUDA has them. A vector that is
+#: not at a multiple of its size ends the process, as it would end a kernel.
 _FLAGS = [
     "-std=c++17",
     "-shared",
@@ -27,6 +28,8 @@ _FLAGS = [
     "-ffp-contract=off",
     "-fwrapv",
     "-fno-strict-aliasing",
+    "-fsanitize=alignment",
+    "-fsanitize-undefined-trap-on-error",
     "-O1",
     "-march=native",
 ]

@@ -21,7 +21,9 @@ static Dim threadIdx, blockIdx, blockDim, gridDim;
 
 #define VECTORS(type, name) \
   struct alignas(2 * sizeof(type)) name##2 { type x, y; }; \
-  struct alignas(4 * sizeof(type)) name##4 { type x, y, z, w; };
+  struct alignas(4 * sizeof(type)) name##4 { type x, y, z, w; }; \
+  static inline name##2 make_##name##2(type x, type y) { return name##2{x, y}; } \
+  static inline name##4 make_##name##4(type x, type y, type z, type w) { return name##4{x, y, z, w}; }
 VECTORS(float, float)
 VECTORS(double, double)
 VECTORS(int, int)
