@@ -97,7 +97,7 @@ class FoldingEmitter(Emitter):
     def at_least(self, value: Expr) -> float | None:
         """What a scalar is never below because it is a maximum with a constant; None where nothing is known."""
         made = self._definitions.get(value) if isinstance(value, tvm.ir.Var) and not shape_of(value) else None
-        if str(getattr(getattr(made, "op", None), "name", "")) != "relax.maximum":
+        if made is None or str(getattr(getattr(made, "op", None), "name", "")) != "relax.maximum":
             return None
         known = [self.fold(a) for a in made.args if not self.origins_of(a)]
         return max((float(k) for k in known if k is not None), default=None)

@@ -80,7 +80,7 @@ def convert_minimum(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
     for limit, other in (x, x[::-1]):
         known_limit = e.fold(limit) if not rank_of(limit) and dtype_of(limit) in INTEGERS else None
         least = None if known_limit is None else e.at_least(other)
-        if least is not None and known_limit <= least:
+        if known_limit is not None and least is not None and known_limit <= least:
             return limit
     return e.minimum(x[0], x[1])
 
