@@ -133,6 +133,8 @@ class _Packing:
     def _part(self, place: list[Expr], base: Expr, panel: Expr, first: Expr, count: int) -> None:
         """``count`` terms from ``first`` on of one panel."""
         lanes, done = min(self.lanes, self.width), 0
+        if self.column_stride != 1:  # squares are exchanged by halves
+            lanes = 1 << (lanes.bit_length() - 1)
         while done < self.width:
             blocks = (self.width - done) // lanes
             if blocks:
