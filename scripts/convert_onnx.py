@@ -5,8 +5,9 @@
 
 --pass (repeatable, in order) names a pass of gensyn_tvm.frontends.onnx_passes. --output may be given several times: ``.onnx``
 gets the transformed model, ``.gtvm`` the compiled program. A compiled program is compared with ONNX Runtime (or onnx's
-ReferenceEvaluator) on random inputs, unless --no-verify. Without --pass, ``gensyn-tvm convert`` has more options. Nothing is
-written unless everything succeeded; files are replaced in one step.
+ReferenceEvaluator) on random inputs, unless --no-verify. Without --pass, ``gensyn-tvm convert`` has more options, --train among
+them; an ONNX file has no training that a step could be compared with. Nothing is written unless everything succeeded; files are
+replaced in one step.
 
 Exit status: 0 done; 1 the model or an option is wrong, all unsupported operators named; 2 usage; 3 the verification failed.
 """
