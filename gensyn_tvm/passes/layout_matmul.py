@@ -32,6 +32,10 @@ _SCALARS_FROM_MEMORY = 2.0
 _LEFT_PANEL, _MANY_ROWS = 8, 24
 
 
+#: How much slower a tile is that does not divide the rows: the rows of a matrix are as far apart as any others.
+_RAGGED = 1.05
+#: Bytes of panels that stay in the second-level cache beside other things.
+_NEAR = 128 * 1024
 #: Rows of the only tile of a product that packs inside, and lanes with which it does.
 _MOST_INSIDE, _FEWEST_LANES = 8, 4
 #: Its time for each fma compared with the best tile: they run beside the exchanges, which are counted for themselves.
@@ -81,12 +85,12 @@ def _plans(
 
     def tile_of(**limits: int) -> Tile:
         if given.rows is None or given.vectors is None:
-            return best_tile(rows, columns, lanes, layouts.target, streamed=large, **limits)
+            return best_tile(rows, columns, lanes, layouts.target, streamed=large, ragged=_RAGGED, **limits)
         return given_tile(given.rows, given.vectors, columns, lanes)
 
     tile = tile_of(most_rows=_CACHE_WAYS if crowded else 14)
     ragged = bool(rows % tile.rows or row_block(rows, tile.rows, terms, CHUNK, output.itemsize))
-    slower = (_CROWDED if crowded or ragged else 1.0) * (_FAR if far else 1.0)
+    slower = (_CROWDED if crowded else 1.0) * (_FAR if far else 1.0)
     plans = [] if given.left_panel else [Plan(time(tile) * slower + fixed, transposed, tile, False)]
     worthwhile = rows >= _MANY_ROWS and lanes >= _LEFT_PANEL and (crowded or far or ragged)
     if given.left_panel or (given.left_panel is None and worthwhile and given.rows in (None, *LEFT_PANELS)):
@@ -99,6 +103,14 @@ def _plans(
         turning = repeats * terms * math.ceil(columns / lanes) * lanes * TURN + fixed - vector.type.size * TRANSPOSE
         plans.append(Plan(time(replace(tile, slowness=_BESIDE_EXCHANGES)) + turning, transposed, tile, False, True))
     return plans
+
+
+def _stores_lines(plan: Plan, columns: int, line: int) -> bool:
+    """Whether tiles that do not divide the columns take their rows through all of them, so that whole rows are stored at once.
+
+    All panels have to stay in the second-level cache meanwhile; ``line``: bytes of a column.
+    """
+    return not plan.transposed and columns % plan.tile.columns > 0 and plan.tile.columns < columns and columns * line <= _NEAR
 
 
 def _is_whole(terms: int, lanes: int) -> bool:
@@ -191,4 +203,6 @@ def matmul(layouts: Layouts, node: Node) -> int:
     block = block if given.block is None or shared else given.block
     around = 0 if shared else output.rank - 2
     attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows, "block": block, "around": around}
+    if not given.given() and _stores_lines(plan, columns[0], terms[0] * output.itemsize):
+        attrs["streamed"] = True
     return layouts.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))

@@ -61,13 +61,15 @@ def best_tile(
     exactly: int = 0,
     streamed: bool = False,
     whole: bool = False,
+    ragged: float = _RAGGED,
 ) -> Tile:
     """The tile that computes a matrix in the least time by a rough model; narrow matrices get a narrow vector.
 
     ``window``: so many consecutive terms read the same scalars for neighbouring rows. LLVM then keeps them all in registers.
     ``most_rows``: fewer rows than usual, because they lie in the same lines of the first-level cache; ``exactly``: so many,
     which lie in panels; ``streamed``: the rows' operand is too large for the second-level cache, and each panel of columns
-    reads it again; ``whole``: only tiles that divide the columns, or hold all of them.
+    reads it again; ``whole``: only tiles that divide the columns, or hold all of them; ``ragged``: how much slower a tile is
+    that does not divide the rows.
     """
     width = _vector(columns, lanes)
     best: Tile | None = None
@@ -82,7 +84,7 @@ def best_tile(
                 break
             slowness = _slowness(r, vectors) * (_STREAMED.get(vectors, 1.0) if streamed and columns > vectors * width else 1.0)
             if rows % r and not exactly:
-                slowness *= _RAGGED
+                slowness *= ragged
             # Half a vector or a scalar takes half the time of a vector, or less.
             tile = Tile(r, vectors * width, slowness * (lanes / (2 * width) if width < lanes else 1.0))
             if best is None or _cost(tile, rows, columns) < _cost(best, rows, columns):

@@ -34,6 +34,7 @@ SHAPES = [
     (1030, 48, 64, ()),
     (1, 40, 1024, ()),  # packed inside where the right operand is stored transposed; two chunks, a part of a vector
     (8, 129, 64, (3,)),
+    (61, 53, 64, (2,)),  # whole rows are stored at once
 ]
 
 
@@ -82,6 +83,12 @@ def test_few_rows_turn_a_transposed_matrix_in_registers() -> None:
     lowered = [f for _, f in kernels(before_flattening()(modules[0]))]
     lanes = TARGETS[NATIVE].lanes()
     assert sum(f.script().count("T.Shuffle") for f in lowered) == lanes * int(math.log2(lanes))
+
+
+def test_rows_that_no_panels_divide_are_stored_at_once() -> None:
+    graph = product(61, 53, 64, (2,), False, False)
+    (node,) = (n for n in choose_layouts(graph, TARGETS[NATIVE]).nodes if n.op == "matmul")
+    assert node.attrs["transposed"] or node.attrs["streamed"]
 
 
 def test_a_transposed_value_with_other_readers_stays() -> None:

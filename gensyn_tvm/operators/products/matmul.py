@@ -84,8 +84,8 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
     ``rows_axis``, a leading axis that changes places with the rows, as ``left_axes`` already has it, or -2: none;
     ``transposed``: rows and columns are exchanged inside of the kernel; ``panel``: width of the panels that the operand with
     the columns has been packed into, 0: it is read in place, ``inside``: it is packed by this kernel; ``left_panel``: width of
-    those of the other operand; ``terms``; ``tile``, ``block`` and ``around``: see ``Product``. Without them a narrow result is
-    computed transposed.
+    those of the other operand; ``terms``; ``tile``, ``block``, ``around`` and ``streamed`` (all columns): see ``Product``.
+    Without them a narrow result is computed transposed.
     """
     rows_axis = attrs.get("rows_axis", -2)
     *batch, m, n = rows_exchanged(output.shape, rows_axis)
@@ -122,6 +122,7 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
             block=attrs.get("block", 0),
             rows_exist=attrs.get("left_panel", 0) > 0,
             around=attrs.get("around"),
+            streamed=(columns,) if attrs.get("streamed", False) else (),
         )
         emit_product(k, product, lambda i: rows_exchanged(rows_exchanged(i, rows_axis), -1 if transposed else -2))
     return k.result()
