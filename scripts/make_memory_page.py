@@ -42,6 +42,8 @@ TAIL = """
   takes over the executable's own state, array by array. Arrays that somebody else holds stay as they are; `exe.init()` is
   refused from then on, and `exe.save` needs `state=run.state`. `Trainer.fit(…, release=True)` and `gensyn-tvm train` do so.
 - Files are read array by array, straight into the memory that kernels use (`runtime/arrays.py`).
+- What the gradients can derive by cheap arithmetic from values that are kept anyway is computed again in their kernels
+  (`passes/rederive.py`).
 - `training_step(…, checkpoint=…)` computes activations again instead of keeping them ([training.md](training.md)).
 
 None of this changes bits.
