@@ -79,7 +79,7 @@ def convert_minimum(e: FoldingEmitter, x: Inputs, n: Node) -> Expr:
     """min(a, max(b, …)) is a if a <= b: tf.math.bincount writes its number of classes so."""
     for limit, other in (x, x[::-1]):
         known_limit = e.fold(limit) if not rank_of(limit) and dtype_of(limit) in INTEGERS else None
-        least = None if known_limit is None else e.at_least(other)
+        least = e.at_least(other)
         if known_limit is not None and least is not None and known_limit <= least:
             return limit
     return e.minimum(x[0], x[1])

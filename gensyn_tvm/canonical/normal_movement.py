@@ -21,7 +21,7 @@ ELEMENTWISE = frozenset(
         *("rsqrt", "cbrt", "atanh", "pow", "is_nan", "logical_not", "add", "sub", "mul", "div", "maximum", "minimum"),
         *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "where"),
         *("cast", "cast_saturating", "bitcast", "rem", "bit_and", "bit_or", "bit_xor", "bit_not", "shift_left"),
-        *("shift_right"),
+        "shift_right",
     )
 )
 #: (operator, position of the constant, its value): the other operand itself. Adding -0.0 changes no bit.

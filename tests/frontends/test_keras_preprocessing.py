@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ LAYERS: dict[str, tuple[Callable[[], Any], np.ndarray]] = {
     "CenterCrop": (lambda: L.CenterCrop(4, 5), IMAGES),
     "CenterCrop of smaller images": (lambda: L.CenterCrop(12, 14), IMAGES),
     **{
-        f"Resizing {mode} {number}": (partial(L.Resizing, *size, mode, **how), IMAGES)
+        f"Resizing {mode} {number}": (functools.partial(L.Resizing, *size, mode, **how), IMAGES)
         for mode in ("nearest", "bilinear", "bicubic", *(() if TORCH else ("area",)))  # which Keras has on TensorFlow only
         for number, (size, how) in enumerate(
             (
