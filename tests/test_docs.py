@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
         "make_memory_page.py",
         "make_gpu_roofline.py",
         "make_profiles_page.py",
+        "make_cpu_limits_page.py",
     ],
 )
 def test_generated_text_is_up_to_date(script: str) -> None:
