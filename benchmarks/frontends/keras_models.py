@@ -13,14 +13,13 @@ import gensyn_tvm
 from benchmarks.frontends.subject import STEPS, Subject
 
 CLASSES, VOCABULARY = 5, 67
-#: Learning rates of networks whose losses fall as fast at these as those of others at the usual one: with Keras' default
-#: initialisation depthwise kernels have small weights, and batch normalisation makes the losses the more sensitive to them. At
-#: the usual rate two trainings by Keras itself, in float32 and in float64, go apart.
+#: Learning rates at which losses fall within ten steps where those of two trainings by Keras itself, in float32 and in float64,
+#: go apart at the usual one: gradients grow with the number of batch normalisations before anything is trained, and with the
+#: small weights that depthwise kernels begin with.
 RATES = {
     "ResNet50": 1e-9,
-    "ResNet50V2": 1e-6,
-    "InceptionV3": 1e-6,
-    "Xception": 1e-6,
+    "ResNet50V2": 1e-7,
+    "InceptionV3": 1e-9,
     "MobileNet": 1e-7,
     "MobileNetV2": 1e-6,
     "DenseNet121": 1e-6,
