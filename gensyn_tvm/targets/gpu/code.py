@@ -32,6 +32,8 @@ _LOOP = re.compile(r"^( *)for \(int (\w+) = 0; \2 < (\d+); \+\+\2\) \{\n((?:(?!\
 #: Iterations written out, so that as many loads are on their way; and characters of a body that are not too many for that.
 _ITERATIONS, _SHORT = 8, 800
 
+#: Bytes: TVM's generator puts arrays of shared memory at multiples.
+_ALIGNMENT = 64
 #: Threads of the blocks that have many registers each.
 _MANY_THREADS = 256
 
@@ -64,6 +66,7 @@ def source_of(pieces: Sequence[Piece], target: GpuTarget) -> tuple[str, dict[str
 
 
 def _shared_bytes(module: Any) -> int:
+    """Bytes of shared memory, with what lies between arrays that stand at multiples of ``_ALIGNMENT``."""
     sizes: list[int] = []
 
     def note(stmt: Any) -> None:
@@ -73,7 +76,7 @@ def _shared_bytes(module: Any) -> int:
 
     for _, function in module.functions_items():
         tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, note))
-    return sum(sizes)
+    return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes[:-1]) + sum(sizes[-1:])
 
 
 def _text(piece: Piece, target: GpuTarget) -> tuple[str, int]:
