@@ -27,11 +27,10 @@ LIMITS = """\
 
 * Elementary functions and what consists of them (softmax, GELU, SiLU, attention over short sequences): ours are correctly
   rounded for all inputs, in binary64 with half as many lanes; the peers' are approximations in binary32.
-* Products: from 1024 cubed on, a fifth of the roof is lost where 256 and 512 cubed lose a tenth or less. A product of one row
-  with a transposed matrix transposes that first.
 * Calls of small kernels: Python code runs before and after them ([cpu-limits.md](cpu-limits.md)).
-* Not explained yet: inference of MobileNetV2, and decoding at batch 16. Some networks' times with two threads were measured
-  while other work ran on the machine.
+* A product of one row with a transposed matrix: a chain of multiply-adds for each result reads the matrix in squares that are
+  turned in registers, 64 exchanges beside 64 multiply-adds.
+* Everything else kernel by kernel, beside the machine's bounds: [profiles.md](profiles.md).
 """
 
 
