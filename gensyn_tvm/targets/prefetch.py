@@ -51,9 +51,9 @@ class _Loops:
             requests = [tirx.Evaluate(request) for request in self._requests(stmt, *found)]
             body = tirx.SeqStmt([*requests, stmt.body])
             return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, annotations=stmt.annotations)
-        self.repeats *= extent
+        outside, self.repeats = self.repeats, self.repeats * extent
         result = mutator.default_mutate(stmt)
-        self.repeats //= extent
+        self.repeats = outside
         return result
 
     def _streamed(self, terms: Any) -> tuple[Any, int, dict[Any, Expr]] | None:

@@ -166,7 +166,7 @@ def test_tiles_of_blocks_fit_the_registers() -> None:
 
 
 def test_lines_that_stay_in_a_cache_divide_the_image() -> None:
-    assert line_block((1, 64, 56, 56), 56, 4) == 0
+    assert line_block((1, 64, 28, 28), 28, 4) == 0
     for lines in (7, 14, 56, 55):
         found = line_block((16, 1024, lines, lines), lines, 4)
         assert found > 0

@@ -185,7 +185,7 @@ def test_a_loop_over_threads_inside_of_another_is_refused() -> None:
     """TVM would take both for one."""
 
     def rebind(loop: Any) -> Any:
-        if loop.kind != tirx.ForKind.UNROLLED or not str(loop.loop_var.name).startswith("c1"):
+        if loop.kind != tirx.ForKind.UNROLLED or not str(loop.loop_var.name).startswith("c"):
             return loop
         axis = tirx.IterVar(None, tirx.Var("threadIdx_x", "int64"), tirx.IterVar.ThreadIndex, "threadIdx.x")
         return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.THREAD_BINDING, loop.body, axis)

@@ -125,7 +125,7 @@ def test_hints_reach_the_schedule() -> None:
         ("matmul, long", {"by_chunks": False}),
         ("matmul, long", {"block": 1, "transposed": False, "rows": 2, "vectors": 1}),
         ("matmul", {"rows_outside": True}),
-        ("matmul", {"left_panel": False}),
+        ("matmul", {"left_panel": True}),
         ("matmul", {"transposed": True}),
         ("matmul", {"in_place": True}),
         ("matmul, batched", {"in_place": False, "batch_inside": False}),
