@@ -208,7 +208,6 @@ def _convert(exported: Any, errors: list[UnsupportedOperatorError]) -> tuple[lis
 
     ``errors`` of the operators without a converter are raised together with those of the others' settings.
     """
-    known = not errors
     emitter = _Emitter()
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     env: dict[Any, Any] = {}
@@ -232,9 +231,9 @@ def _convert(exported: Any, errors: list[UnsupportedOperatorError]) -> tuple[lis
                 errors.append(error)
                 env[node] = _stand_in(emitter, node)
             except Exception:
-                if known:
+                if not errors:
                     raise
-                break  # what stands for an unknown operator may be nothing that another can take
+                break  # what stands for an operator that was refused may be nothing that another can take
         elif node.op == "output":
             results = _lookup(env, node.args[0])
     raise_all(errors)

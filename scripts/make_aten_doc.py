@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gensyn_tvm.frontends.torch_core import core_operators, status_of  # noqa: E402
+from scripts.generated_page import write_or_check  # noqa: E402
 from tests.frontends.aten_samples import GROUPS, TOLERANCE, ULPS  # noqa: E402
 
 PAGE = ROOT / "docs" / "aten.md"
@@ -56,9 +56,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is out of date, and write nothing")
-    current, fresh = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "", page()
-    if parser.parse_args().check:
-        sys.exit(0 if current == fresh else f"{PAGE} is out of date: run python scripts/make_aten_doc.py")
-    PAGE.write_text(fresh, encoding="utf-8")
+    write_or_check(__doc__, PAGE, page())

@@ -5,7 +5,6 @@ python scripts/make_benchmarks_page.py [--check]
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.cpu.report import milliseconds, summary  # noqa: E402
 from benchmarks.cpu.roofline import Roof, bound  # noqa: E402
+from scripts.generated_page import write_or_check  # noqa: E402
 
 OURS = "gensyn_tvm"
 LIMITS = """\
@@ -117,16 +117,9 @@ def plot(data: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is out of date, and write nothing")
-    options = parser.parse_args()
     data = json.loads(RESULT.read_text(encoding="utf-8"))
-    text = page(data)
-    if options.check:
-        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-        sys.exit(0 if current else "docs/benchmarks.md is out of date: run python scripts/make_benchmarks_page.py")
-    PAGE.write_text(text, encoding="utf-8")
-    plot(data, PLOT)
+    if write_or_check(__doc__, PAGE, page(data)):
+        plot(data, PLOT)
 
 
 if __name__ == "__main__":

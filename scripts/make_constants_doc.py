@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The script is run from a checkout, which need not be installed.
+sys.path.insert(0, str(ROOT))
+
+from scripts.generated_page import write_or_check  # noqa: E402
+
 PAGE = ROOT / "docs" / "reduction-constants.md"
 RESULT = ROOT / "benchmarks" / "results" / "reduction_constants.json"
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
@@ -50,16 +54,9 @@ def tables() -> str:
 
 
 def main() -> None:
-    """Update or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is out of date, and write nothing")
-    check = parser.parse_args().check
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    fresh = before + BEGIN + tables() + END + rest.split(END)[1]
-    if check:
-        sys.exit(0 if fresh == text else f"{PAGE} is out of date: run python scripts/make_constants_doc.py")
-    PAGE.write_text(fresh, encoding="utf-8")
+    """Write or check the page."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    write_or_check(__doc__, PAGE, before + BEGIN + tables() + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":

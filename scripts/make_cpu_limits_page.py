@@ -5,7 +5,6 @@ python scripts/make_cpu_limits_page.py [--check]
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The script is run from a checkout, which need not be installed.
+sys.path.insert(0, str(ROOT))
+
+from scripts.generated_page import write_or_check  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "cpu-limits.md"
 _INTRODUCTION = """\
@@ -67,16 +71,9 @@ def page(found: Mapping[str, Any], copied: float) -> str:
 
 
 def main() -> None:
-    """Write the page, or say that it is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
-    check = parser.parse_args().check
+    """Write or check the page."""
     found, times = (json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in ("call_overhead.json", "cpu.json"))
-    text = page(found, next(r["bytes"] for r in times["roofs"] if r["threads"] == 1))
-    if not check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != text:
-        sys.exit("docs/cpu-limits.md is out of date: run python scripts/make_cpu_limits_page.py")
+    write_or_check(__doc__, PAGE, page(found, next(r["bytes"] for r in times["roofs"] if r["threads"] == 1)))
 
 
 if __name__ == "__main__":

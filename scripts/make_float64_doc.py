@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from gensyn_tvm.operators.elementary import coefficients
+ROOT = Path(__file__).resolve().parent.parent
+#: The script is run from a checkout, which need not be installed.
+sys.path.insert(0, str(ROOT))
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "numerics-float64.md"
+from gensyn_tvm.operators.elementary import coefficients  # noqa: E402
+from scripts.generated_page import write_or_check  # noqa: E402
+
+PAGE = ROOT / "docs" / "numerics-float64.md"
 START, END = "<!-- coefficients: scripts/make_float64_doc.py -->", "<!-- end of coefficients -->"
 #: Name in the document: name in the module.
 TABLES = {"LOG.Q": "LOG_DOUBLE_SERIES", "EXP.T": "EXP_DOUBLE_TAIL"}
@@ -23,16 +27,9 @@ def section() -> str:
 
 
 def main() -> None:
-    """Write, or with --check compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    old = PAGE.read_text(encoding="utf-8")
-    before, rest = old.split(START)
-    new = before + section() + rest.split(END)[1]
-    if check:
-        sys.exit(0 if new == old else f"{PAGE.name} is out of date: run scripts/make_float64_doc.py")
-    PAGE.write_text(new, encoding="utf-8")
+    """Write or check the page."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(START)
+    write_or_check(__doc__, PAGE, before + section() + rest.split(END)[1])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python scripts/make_frontends_page.py [--check]
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.frontends.report import RESULT, problems, summary  # noqa: E402
 from benchmarks.frontends.rows import ROWS  # noqa: E402
+from scripts.generated_page import write_or_check  # noqa: E402
 
 PAGE = ROOT / "docs" / "frontends-table.md"
 
@@ -80,14 +80,7 @@ def page(data: dict[str, Any]) -> str:
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is out of date, and write nothing")
-    options = parser.parse_args()
-    text = page(json.loads(RESULT.read_text(encoding="utf-8")))
-    if options.check:
-        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-        sys.exit(0 if current else "docs/frontends-table.md is out of date: run python scripts/make_frontends_page.py")
-    PAGE.write_text(text, encoding="utf-8")
+    write_or_check(__doc__, PAGE, page(json.loads(RESULT.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu_compile import TIMED, read_record  # noqa: E402
 from benchmarks.gpu_roofline import BANDWIDTH, FLOPS, NAME, bound  # noqa: E402
+from scripts.generated_page import write_or_check  # noqa: E402
 
 PAGE = ROOT / "docs" / "gpu-roofline.md"
 
@@ -68,12 +68,7 @@ def page() -> str:
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is out of date, and write nothing")
-    if parser.parse_args().check:
-        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == page()
-        sys.exit(0 if current else "docs/gpu-roofline.md is out of date: run python scripts/make_gpu_roofline.py")
-    PAGE.write_text(page(), encoding="utf-8")
+    write_or_check(__doc__, PAGE, page())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.memory import MODELS, RESULT  # noqa: E402
+from scripts.generated_page import write_or_check  # noqa: E402
 
 PAGE = ROOT / "docs" / "memory.md"
 
@@ -74,12 +74,7 @@ def page() -> str:
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is out of date, and write nothing")
-    if parser.parse_args().check:
-        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == page()
-        sys.exit(0 if current else "docs/memory.md is out of date: run python scripts/make_memory_page.py")
-    PAGE.write_text(page(), encoding="utf-8")
+    write_or_check(__doc__, PAGE, page())
 
 
 if __name__ == "__main__":

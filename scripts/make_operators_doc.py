@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from gensyn_tvm.operators.registry import VARIANTS  # noqa: E402
 from gensyn_tvm.targets.cpu import TARGETS  # noqa: E402
 from gensyn_tvm.targets.lowering import LOWERINGS  # noqa: E402
 from gensyn_tvm.training.gradients import CANONICAL, RELAX, is_constant  # noqa: E402
+from scripts.generated_page import write_or_check  # noqa: E402
 from tests.operators.cases import CASES, Case  # noqa: E402
 
 PAGE = ROOT / "docs" / "operators.md"
@@ -170,9 +170,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is out of date, and write nothing")
-    current, fresh = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "", page()
-    if parser.parse_args().check:
-        sys.exit(0 if current == fresh else f"{PAGE} is out of date: run python scripts/make_operators_doc.py")
-    PAGE.write_text(fresh, encoding="utf-8")
+    write_or_check(__doc__, PAGE, page())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The script is run from a checkout, which need not be installed.
+sys.path.insert(0, str(ROOT))
+
+from scripts.generated_page import write_or_check  # noqa: E402
+
 PAGE = ROOT / "docs" / "training-parity.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -49,13 +53,8 @@ def page() -> str:
 
 
 def main() -> None:
-    """Update or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is out of date, and write nothing")
-    if parser.parse_args().check:
-        fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == page()
-        sys.exit(0 if fresh else f"{PAGE} is out of date: run python scripts/make_parity_doc.py")
-    PAGE.write_text(page(), encoding="utf-8")
+    """Write or check the page."""
+    write_or_check(__doc__, PAGE, page())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from gensyn_tvm.canonical.graph import Graph
+from gensyn_tvm.canonical.normal_movement import ELEMENTWISE
 from gensyn_tvm.passes.recompute import backward_nodes, estimated_peak, first_values, recompute
 
 #: Operators that a kernel repeats at little cost where it reads their result.
@@ -23,11 +24,7 @@ _CHEAP = _MOVES | {
 #: Operators whose operand is read as a whole if their result is.
 _WHOLE_THROUGH = _MOVES | {"transpose", "pad", "concat"}
 #: Operators that read their operands element by element, or row by row, in one kernel with what computes these.
-_READERS = _CHEAP | {
-    *("acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "log"),
-    *("log10", "log1p", "log2", "pow", "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh", "sum", "reduce_max"),
-    *("reduce_min", "transpose", "pad", "concat"),
-}
+_READERS = ELEMENTWISE | _CHEAP | _WHOLE_THROUGH | {"sum", "reduce_max", "reduce_min"}
 #: So many multiplications with each element of what a product reads take much longer than to compute and store the element.
 _REUSE = 256
 #: Operators computed again one after the other; a value further away is kept.

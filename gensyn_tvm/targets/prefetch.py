@@ -15,9 +15,8 @@ import tvm_ffi
 from tvm import tirx
 
 from gensyn_tvm.operators import exact
-from gensyn_tvm.operators.nest import i64
+from gensyn_tvm.operators.nest import i64, substituted
 from gensyn_tvm.schedules.cpu.stages import uses
-from gensyn_tvm.schedules.gpu.products import substituted
 
 Expr = Any
 

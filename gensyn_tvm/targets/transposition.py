@@ -14,10 +14,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from gensyn_tvm.operators.nest import i64
+from gensyn_tvm.operators.nest import i64, substituted
 from gensyn_tvm.operators.products.packing import transposed_block, vector
 from gensyn_tvm.schedules.cpu.stages import uses
-from gensyn_tvm.schedules.gpu.products import substituted
 
 Expr = Any
 _LANES = (4, 8, 16)
@@ -43,12 +42,12 @@ class _Square:
             return False
         if not isinstance(inner.body, tirx.BufferStore) or not isinstance(inner.body.value, tvm.ir.TensorLoad):
             return False
-        extents = [n.extent for n in (outer, inner)]
-        if not all(isinstance(n, tirx.IntImm) for n in extents) or int(extents[0]) != int(extents[1]):
+        if not all(isinstance(n, tirx.IntImm) for f in (outer, inner) for n in (f.min, f.extent)):
             return False
-        if int(extents[0]) not in _LANES or any(int(n.min) for n in (outer, inner) if isinstance(n.min, tirx.IntImm)):
+        extents = [int(n.extent) for n in (outer, inner)]
+        if extents[0] != extents[1] or extents[0] not in _LANES or int(outer.min) or int(inner.min):
             return False
-        self.lanes, self.store, self.load = int(extents[0]), inner.body, inner.body.value
+        self.lanes, self.store, self.load = extents[0], inner.body, inner.body.value
         self.itemsize = int(tvm.DataType(str(self.store.buffer.dtype)).bits) // 8
         return self.store.buffer in self.own and not self.load.source.same_as(self.store.buffer) and self._is_transposed()
 
