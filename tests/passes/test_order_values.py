@@ -277,8 +277,8 @@ UNJUDGED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "SetScope": (lambda s: s.set_scope("chunk", 0, "shared"), "in scope 'shared'"),
     "Blockize": (lambda s: s.blockize(_loop(s, "map", -1)), "a block that stores one element"),
     "Annotate": (
-        lambda s: s.annotate(_loop(s, "map", 0), "software_pipeline_async_stages", [0]),
-        "annotation 'software_pipeline_async_stages'",
+        lambda s: s.annotate(_loop(s, "map", 0), "software_pipeline_stage", [0]),
+        "annotation 'software_pipeline_stage'",
     ),
     "Annotate a block": (lambda s: s.annotate(s.get_sblock("map"), "pragma_import_c", "x"), "annotation 'pragma_import_c'"),
     "ReadAt": (lambda s: s.read_at(_loop(s, "map", 0), s.get_sblock("map"), 0, "local"), "annotation 'auto_copy'"),

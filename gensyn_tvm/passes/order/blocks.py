@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,11 +18,9 @@ KINDS = {0: "serial", 1: "parallel", 2: "vectorize", 3: "unroll", 4: "bind"}
 SEQUENTIAL = ("serial", "unroll")
 _SPATIAL, _REDUCTION = 0, 2  # tirx.IterVar.DataPar, CommReduce
 #: Annotations that say something to schedule rules or about the layout of a buffer in memory, and nothing about order.
-#: The last two are a loop whose statements overlap: TVM refuses one that would come before what it reads.
-_ANNOTATIONS = (
-    *("buffer_dim_align", "pragma_auto_unroll_max_step", "pragma_unroll_explicit"),
-    *("software_pipeline_stage", "software_pipeline_order"),
-)
+_ANNOTATIONS = ("buffer_dim_align", "pragma_auto_unroll_max_step", "pragma_unroll_explicit")
+#: Of a loop that threads of a GPU run: its statements overlap, and TVM refuses one that would come before what it reads.
+_PIPELINE = ("software_pipeline_stage", "software_pipeline_order")
 _SCOPES = ("", "global", "local", "shared")
 
 
@@ -151,7 +150,9 @@ def _visit(kernel: Kernel, stmt: Any, path: tuple[Loop | int, ...], *, outermost
         if stmt.step is not None and constant_of(stmt.step) != 1:
             refuse(kernel.name, "", loop, found=f"a step of {stmt.step}", expected="steps of 1")
         if stmt.annotations:
-            _check_annotations(kernel.name, f"loop {loop.var}", stmt.annotations)
+            in_threads = any(isinstance(p, Loop) and p.is_thread for p in path)
+            allowed = (*_ANNOTATIONS, *_PIPELINE) if in_threads else _ANNOTATIONS
+            _check_annotations(kernel.name, f"loop {loop.var}", stmt.annotations, allowed)
         _visit(kernel, stmt.body, (*path, loop))
     elif isinstance(stmt, s_tir.SBlockRealize):
         _realize(kernel, stmt, path, outermost=outermost)
@@ -167,7 +168,7 @@ def _realize(kernel: Kernel, realize: Any, path: tuple[Loop | int, ...], *, oute
     block = realize.block
     name = str(block.name_hint)
     annotations = block.annotations
-    _check_annotations(kernel.name, f"block {name!r}", annotations)
+    _check_annotations(kernel.name, f"block {name!r}", annotations, _ANNOTATIONS)
     if len(block.match_buffers):
         refuse(kernel.name, name, found="a view of part of a buffer", expected="buffers as they are")
     for buffer in block.alloc_buffers:
@@ -194,15 +195,15 @@ def _axis(kernel: str, block: str, v: Any, value: Any) -> Axis:
     return Axis(v.var, constant_of(v.dom.extent), kind == _REDUCTION, value)
 
 
-def _check_annotations(kernel: str, where: str, annotations: Any) -> None:
+def _check_annotations(kernel: str, where: str, annotations: Any, allowed: Sequence[str]) -> None:
     for key in annotations:
-        if not str(key).startswith("gensyn.") and str(key) not in _ANNOTATIONS:
+        if not str(key).startswith("gensyn.") and str(key) not in allowed:
             raise ScheduleError(
                 describe(
                     "the schedule annotates what the verifier cannot judge",
                     where=f"kernel {kernel!r}, {where}",
                     found=f"annotation {key!r}",
-                    expected=", ".join(_ANNOTATIONS),
+                    expected=", ".join(allowed),
                     remedy="do without the annotation",
                 )
             )
