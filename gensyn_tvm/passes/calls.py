@@ -18,6 +18,7 @@ from gensyn_tvm.runtime.plan import ALIGNMENT, nbytes
 
 _ALLOCATION = "relax.builtin.alloc_tensor"
 _VIEW = "relax.reshape"
+_PART = "relax.memory.view"
 #: A call is prepared if its results are at most this many times what it reads, so that broadcasts stay computed.
 _GROWTH = 4
 #: Results up to this many bytes are prepared whatever they are made of.
@@ -37,10 +38,11 @@ class Array:
 
 @dataclass(frozen=True)
 class View:
-    """An array seen as a type."""
+    """An array, or what begins ``offset`` bytes into it, seen as a type."""
 
     array: Array
     type: TensorType
+    offset: int = 0
 
 
 @dataclass
@@ -115,7 +117,11 @@ class _Reader:
             t = type_of(variable.ty)
             self.values[variable] = View(Array("inner", -1, nbytes(t)), t)
         elif expr.op.name == _VIEW:
-            self.values[variable] = View(self.value(expr.args[0]).array, type_of(variable.ty))
+            seen = self.value(expr.args[0])
+            self.values[variable] = View(seen.array, type_of(variable.ty), seen.offset)
+        elif expr.op.name == _PART:
+            seen = self.value(expr.args[0])
+            self.values[variable] = View(seen.array, type_of(variable.ty), seen.offset + int(expr.args[-1]))
         else:
             raise AssertionError(f"a call that lowering does not leave behind: {expr.op.name}")
 

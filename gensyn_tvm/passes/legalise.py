@@ -13,7 +13,7 @@ from gensyn_tvm.errors import UnsupportedOperatorError
 from gensyn_tvm.operators.nest import ROLE
 from gensyn_tvm.operators.registry import MOVES, VARIANTS
 from gensyn_tvm.passes.lift import HINTS, PREFIX, Signature, call_attrs, call_signature, call_source
-from gensyn_tvm.passes.views import ALONE, VIEW
+from gensyn_tvm.passes.views import ALONE, PART, VIEW, part_offset
 
 # TVM's pattern kinds (relax/op_pattern.h), which decide what FuseOps may fuse.
 _ELEMENTWISE, _BROADCAST, _INJECTIVE, _REDUCE, _OUT_FUSABLE, _OPAQUE = 0, 1, 2, 3, 4, 8
@@ -30,9 +30,14 @@ _PATTERNS: dict[str, int] = {
 }
 
 _PATTERN_ATTR = "op_pattern"
+#: Arrays that a concatenation takes into its kernel, at most. Of more, say the steps of a recurrent layer, each element would
+#: select one, and what computes the last of them would be part of that.
+_FEW_PARTS = 4
 
 
 def _pattern(op: str, signature: Signature) -> int:
+    if op == "concat" and len(signature.inputs) > _FEW_PARTS:
+        return _OPAQUE
     if op in _PATTERNS:
         return _PATTERNS[op]
     # With one operand of the result's shape it may follow a product in the same kernel, also if another (a bias) is broadcast.
@@ -49,6 +54,8 @@ def _legalize(op: str) -> Callable[[Any, Any], Any]:
         function = function.with_attr(_PATTERN_ATTR, _OPAQUE if alone else _pattern(op, signature))
         if op == "reshape":
             function = function.with_attr(VIEW, ALONE if alone else "")
+        if op == "slice" and (offset := part_offset(signature.inputs[0], signature.output, attrs)) is not None:
+            function = function.with_attr(PART, offset)
         return relax.call_tir(builder.add_func(function, op), list(call.args), call.ty)
 
     return legalize

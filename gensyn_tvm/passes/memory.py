@@ -76,10 +76,10 @@ def _plan(
         a: Array = view.array
         if a.kind == "inner":
             area, offset = places[id(a)]
-            return Argument(slots[area], offset, str(view.type))
+            return Argument(slots[area], offset + view.offset, str(view.type))
         if a.kind == "constant":
-            return Argument(slots["constants"], offsets[a.index], str(view.type))
-        return Argument(slots[a.kind] + a.index, 0, str(view.type))
+            return Argument(slots["constants"], offsets[a.index] + view.offset, str(view.type))
+        return Argument(slots[a.kind] + a.index, view.offset, str(view.type))
 
     steps = tuple(Step(c.kernel, tuple(argument(v) for v in c.arguments), c.writes) for c in program.calls)
     own = [v.array.kind == "output" and v.array.index == k for k, v in enumerate(program.outputs)]

@@ -40,7 +40,7 @@ from gensyn_tvm.passes.recompute import recompute
 from gensyn_tvm.passes.rederive import rederived
 from gensyn_tvm.passes.reorder import reorder
 from gensyn_tvm.passes.rows import PREFIX as ROWS_PREFIX
-from gensyn_tvm.passes.views import keep_views, reshape_by_views
+from gensyn_tvm.passes.views import by_views, keep_views
 from gensyn_tvm.runtime.plan import Plan
 from gensyn_tvm.schedules.driver import APART, Target, schedule_kernel
 from gensyn_tvm.targets.cpu import CpuTarget
@@ -164,7 +164,7 @@ def calls_of(module: Any, fixed: Collection[int] = ()) -> Calls:
             relax.transform.CallTIRRewrite(),
         ]
     )
-    return read_calls(passes(reshape_by_views(module))[ENTRY], fixed)
+    return read_calls(passes(by_views(module))[ENTRY], fixed)
 
 
 def lower(module: Any, fixed: Collection[int] = (), updates: Mapping[int, int] | None = None) -> Lowered:

@@ -88,16 +88,23 @@ def _residents(plan: Plan) -> list[Resident]:
             if a.slot != workspace:
                 continue
             if place < reads:
-                last[current[a.offset]] = k
+                last[_at(current, a.offset)] = k
             else:
+                for begin in [o for o in current if a.offset <= o < a.offset + _bytes(a.type)]:
+                    del current[begin]
                 current[a.offset] = len(last)
                 written.append((a.type, k))
                 last.append(k)
     for _, a in plan.copies:  # made when all calls are over
         if a.slot == workspace:
-            last[current[a.offset]] = len(plan.steps) - 1
+            last[_at(current, a.offset)] = len(plan.steps) - 1
     kernels = [s.kernel for s in plan.steps]
     return [Resident(t, _bytes(t), kernels[k], k, kernels[r], r) for (t, k), r in zip(written, last, strict=True)]
+
+
+def _at(current: Mapping[int, int], offset: int) -> int:
+    """The array that holds a byte, of arrays by their first one: a call may read a part of an array."""
+    return current[max(o for o in current if o <= offset)]
 
 
 def _bytes(text: str) -> int:
