@@ -1,6 +1,6 @@
 """Where the time goes of the cases in which a peer is faster: each kernel's time beside what the machine needs at least.
 
-    python -m benchmarks.cpu.profiles [--below 1.0] [--case TEXT] [--again]
+    python -m benchmarks.cpu.profiles [--below 0.95] [--case TEXT] [--again]
 
 Takes the cases from benchmarks/results/cpu.json, runs each kernel by kernel on one thread and on all, and counts what the
 kernels compute. Writes benchmarks/results/cpu_profiles.json row by row, and goes on where it was stopped;
@@ -22,8 +22,9 @@ from typing import Any
 
 from benchmarks.cpu.contestants import Ours
 from benchmarks.cpu.kernel_work import bytes_of, operations
+from benchmarks.cpu.report import SLOWER
 from benchmarks.cpu.results import RESULT as TIMES
-from benchmarks.cpu.results import machine
+from benchmarks.cpu.results import machine, measured_here
 from benchmarks.cpu.suite import all_cases
 from gensyn_tvm.passes.pipeline import kernels, run_phases
 from gensyn_tvm.runtime.cpu import core_count
@@ -85,7 +86,7 @@ def _write(rows: dict[tuple[str, str], dict[str, Any]]) -> None:
 def main() -> None:
     """Profile each case in a process of its own, so that one's memory is not another's."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--below", type=float, default=1.0, help="cases with a ratio below this, by default 1.0")
+    parser.add_argument("--below", type=float, default=SLOWER, help=f"cases with a ratio below this, by default {SLOWER}")
     parser.add_argument("--case", action="append", default=[], help="cases whose group/name contains this (repeatable)")
     parser.add_argument("--again", action="store_true", help="profile cases again that the file has")
     parser.add_argument("--one", nargs=2, metavar=("GROUP", "CASE"), help=argparse.SUPPRESS)
@@ -94,7 +95,7 @@ def main() -> None:
         group, name = options.one
         print(json.dumps(profile(group, name, tuple(sorted({1, core_count()})))))
         return
-    known = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    known = measured_here(RESULT)["rows"]
     slower = _slower(options.below)
     rows = {(r["group"], r["case"]): r for r in known if (r["group"], r["case"]) in slower}
     for key in slower:

@@ -19,6 +19,9 @@ AGAINST: dict[str, tuple[str, str]] = {
     "training_vs_torch_compile": ("training", "torch.compile"),
 }
 
+#: Cases with a ratio below this are profiled.
+SLOWER = 0.95
+
 
 def geometric_mean(values: Iterable[float]) -> float | None:
     """None without values."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.roofline import Roof
-from gensyn_tvm.runtime.cpu import core_count, supported_levels
+from gensyn_tvm.runtime.cpu import core_count, processor_name, supported_levels
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "cpu.json"
 
@@ -20,22 +20,32 @@ RESULT = Path(__file__).resolve().parents[1] / "results" / "cpu.json"
 def machine() -> dict[str, Any]:
     """Processor and versions."""
     libraries = ("torch", "onnxruntime", "numpy", "apache-tvm", "transformers")
-    model = next((t.split(":", 1)[1].strip() for t in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in t), "")
     return {
         "machine": platform.machine(),
-        "processor": model,
+        "processor": processor_name(),
         "level": supported_levels()[-1] if supported_levels() else "",
         "cores": core_count(),
         "versions": {name: metadata.version(name) for name in libraries},
     }
 
 
+def measured_here(path: Path) -> dict[str, Any]:
+    """What a file of results holds; nothing if another processor was measured: ratios of two machines are not comparable."""
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+    here = machine()
+    same = all(data.get("machine", here)[key] == here[key] for key in ("processor", "cores"))
+    return data if same else {"rows": []}
+
+
 class Results:
-    """Rows by group and case, kept in a file if there is a path; a row with the same key replaces the earlier one."""
+    """Rows by group and case, kept in a file if there is a path; a row with the same key replaces the earlier one.
+
+    A file of another machine is begun anew.
+    """
 
     def __init__(self, path: Path | None, roofs: Sequence[Roof] = ()) -> None:
         self.path = path
-        data = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {"rows": []}
+        data = measured_here(path) if path else {"rows": []}
         self.roofs = [asdict(r) for r in roofs] or data.get("roofs", [])
         self._rows = {(r["group"], r["case"]): r for r in data["rows"]}
 

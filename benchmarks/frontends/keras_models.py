@@ -19,7 +19,7 @@ CLASSES, VOCABULARY = 5, 67
 RATES = {
     "ResNet50": 1e-9,
     "ResNet50V2": 1e-7,
-    "InceptionV3": 1e-9,
+    "InceptionV3": 1e-10,
     "MobileNet": 1e-7,
     "MobileNetV2": 1e-6,
     "DenseNet121": 1e-6,

@@ -97,6 +97,15 @@ def test_results_continue_and_are_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["cpu.json"]
 
 
+def test_results_of_another_machine_are_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    Results(path).add(_row("gemm", "x", {"torch": 2.0}))
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["machine"]["processor"] = "another one"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert Results(path).rows() == []
+
+
 def test_a_line_tells_failures_and_differences() -> None:
     row = {**_row("gemm", "x", {"torch": 2.0}), "agrees": False, "differences": {"torch": 1.0}, "failed": {"tvm": "no"}}
     text = line(row)
