@@ -10,6 +10,7 @@ from gensyn_tvm.errors import ScheduleError, describe
 from gensyn_tvm.operators.nest import AS_WRITTEN
 from gensyn_tvm.schedules.blocks import inline_maps, is_empty, live_blocks
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
+from gensyn_tvm.schedules.cpu.ragged import in_vectors
 from gensyn_tvm.schedules.cpu.rows import row_stages, schedule_rows
 from gensyn_tvm.schedules.cpu.sequences import has_sequence, schedule_sequences
 from gensyn_tvm.schedules.gpu import schedule as schedule_gpu
@@ -59,8 +60,10 @@ def schedule_kernel(name: str, function: Any, target: Target, style: str) -> Any
     scheduled = sch.mod["main"]
     if isinstance(target, GpuTarget):
         return schedule_gpu(scheduled, target, style).with_attrs(dict(function.attrs))
-    stages = row_stages(scheduled) if style == "fast" else None
-    return (schedule_rows(scheduled, stages, target) if stages else scheduled).with_attrs(dict(function.attrs))
+    if style == "fast":
+        stages = row_stages(scheduled)
+        scheduled = schedule_rows(scheduled, stages, target) if stages else in_vectors(scheduled, target)
+    return scheduled.with_attrs(dict(function.attrs))
 
 
 def traced(function: Any, target: Target, style: str) -> Any:

@@ -21,6 +21,7 @@ from tvm import tirx
 from gensyn_tvm.operators.nest import AROUND, BLOCK, INSIDE, LINES, PANEL, STREAMED, TILE
 from gensyn_tvm.schedules.blocks import extents, has_guards, role_of
 from gensyn_tvm.schedules.cpu.elementwise import element_bits, elementwise, vector_length
+from gensyn_tvm.schedules.cpu.ragged import goes_along
 from gensyn_tvm.schedules.cpu.tiles import MANY_CHUNKS
 from gensyn_tvm.targets.cpu import CpuTarget
 
@@ -348,8 +349,11 @@ def _store_with(sch: Any, last: Any, tasks: Any, tiles: Any, lanes: int) -> None
     while last is not None:
         sch.reverse_compute_at(last, tasks, preserve_unit_loops=True)
         inner = _loops_below(sch, last, tasks)
-        length = vector_length(extents(sch, inner[-1:])[0], lanes)
-        if not has_guards(sch, last) and length >= min(lanes, 4):
+        (extent,) = extents(sch, inner[-1:])
+        length = vector_length(extent, lanes)
+        # Longer rows that no whole vector divides are left to ``ragged``.
+        ragged = length < lanes < extent and goes_along(sch.get(last).body, sch.get(last).iter_vars[-1].var)
+        if not ragged and not has_guards(sch, last) and length >= min(lanes, 4):
             vectors, vector = sch.split(inner[-1], [None, length])
             sch.vectorize(vector)
             if sch.get(tasks).same_as(sch.get(tiles)) and length == lanes:
