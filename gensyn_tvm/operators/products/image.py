@@ -24,7 +24,7 @@ from gensyn_tvm.operators.products.packing import vector
 Expr = Any
 
 #: Elements from which threads are worth their start.
-_PARALLEL = 30_000
+_PARALLEL = 120_000
 
 
 @dataclass(frozen=True)
