@@ -36,6 +36,8 @@ _REDUCTION = 2  # tirx.IterVar.CommReduce
 _FEW_TILES = 16
 #: Multiplications from which a second thread is worth waking.
 PARALLEL_WORK = 500_000
+#: How much longer a term of a product takes whose right operand is read for a single row.
+SINGLE_ROW = 4
 
 
 def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]:
@@ -97,6 +99,7 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
     lanes, tile_rows, width = _tile(sch, block, target)
     last = _follower(sch, group.result, width)
     work = sum(math.prod(int(v.dom.extent) for v in sch.get(c).iter_vars) for c, _ in group.parts)
+    work *= SINGLE_ROW if tile_rows == 1 else 1
     parallel = work >= _hint(sch, block, "threads_from", PARALLEL_WORK)
     if _by_chunks(sch, group, tile_rows, width):
         return _chunks_outermost(sch, group, lanes, tile_rows, width, last, parallel)
