@@ -103,24 +103,30 @@ class _Packing:
         self.outer = runs[:-1]
 
     def emit(self) -> None:
-        """Threads over batch, panels, outer terms and blocks of inner terms."""
+        """Threads over batch, panels, outer terms and blocks of inner terms, the panels innermost where each takes a part of
+        the same lines: a matrix of many pages is then gone through once, not once for each panel.
+        """
         block = min(_TERMS, self.run)
-        counts = [*(e for e, _ in self.batch), self.panels, *(e for e, _ in self.outer), math.ceil(self.run / block)]
-        total = math.prod(counts[:-1]) * self.run * self.width
+        parts = math.ceil(self.run / block)
+        inside = [*(e for e, _ in self.outer), parts]
+        counts = [*(e for e, _ in self.batch), *([*inside, self.panels] if self.column_stride == 1 else [self.panels, *inside])]
+        total = math.prod(e for e, _ in self.batch) * self.panels * math.prod(inside[:-1]) * self.run * self.width
         loop = T.parallel if total >= _PARALLEL and math.prod(counts) > 1 else T.serial
         with loop(i64(0), i64(math.prod(counts))) as task:
-            *index, part = unravel(task, counts)
-            batch, panel, outer = index[: len(self.batch)], index[len(self.batch)], index[len(self.batch) + 1 :]
+            index = unravel(task, counts)
+            batch, index = index[: len(self.batch)], index[len(self.batch) :]
+            panel = index.pop(-1 if self.column_stride == 1 else 0)
+            *outer, part = index
             base = self._offset(batch, self.batch) + self._offset(outer, self.outer) + i64(self.first)
             row: Expr = i64(0)
             for i, (extent, _) in zip(outer, self.outer, strict=True):
                 row = row * i64(extent) + i
             place = [*batch, panel, row * i64(self.run)]
-            last = self.run - (math.ceil(self.run / block) - 1) * block
+            last = self.run - (parts - 1) * block
             if last == block:
                 self._part(place, base, panel, part * i64(block), block)
                 return
-            with T.If(tirx.LT(part, i64(counts[-1] - 1))):
+            with T.If(tirx.LT(part, i64(parts - 1))):
                 with T.Then():
                     self._part(place, base, panel, part * i64(block), block)
                 with T.Else():
