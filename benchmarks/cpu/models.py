@@ -144,8 +144,8 @@ SMALL: dict[str, Network] = {
     "mobilenetv2 96": Network(mobilenetv2, partial(_images, size=96), 4),
     "gpt2, 2 layers": Network(partial(gpt2, 2), partial(_tokens, length=64, vocabulary=VOCABULARY), 2, VOCABULARY, True),
 }
-QUICK_INFERENCE = ("resnet50", "mobilenetv2", "gpt2")
-QUICK_TRAINING = ("mlp", "mobilenetv2 96")
+QUICK_INFERENCE = ("resnet50", "mobilenetv2", "bert-base")
+QUICK_TRAINING = ("mlp", "gpt2, 2 layers")
 
 
 def inference(network: Network, batch: int) -> Workload:
