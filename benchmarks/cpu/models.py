@@ -138,7 +138,7 @@ NETWORKS: dict[str, Network] = {
     "llama": Network(llama, _tokens, 1, 32000, True),
     "lstm": Network(Lstm, partial(_tokens, length=32, vocabulary=10000), 16),
 }
-#: Networks of the quick sample that are no larger than they need to be.
+#: Networks no larger than they need to be, for the quick sample and for training.
 SMALL: dict[str, Network] = {
     "mlp": NETWORKS["mlp"],
     "mobilenetv2 96": Network(mobilenetv2, partial(_images, size=96), 4),

@@ -12,10 +12,9 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.nest import ROLE, i64, substituted
 from gensyn_tvm.schedules.cpu.nests import loop, sequence
-from gensyn_tvm.schedules.cpu.stages import uses
+from gensyn_tvm.schedules.cpu.stages import Access, element_bits, uses
 from gensyn_tvm.targets.cpu import CpuTarget
 
 _REDUCTION = 2  # tirx.IterVar.CommReduce
@@ -48,8 +47,8 @@ def _lanes(node: Any, target: CpuTarget) -> int:
     (variable,) = moved
     if not goes_along(block.body, variable):
         return 0
-    touched = [buffer for buffer, indices in _places(block.body) if any(uses(i, variable) for i in indices)]
-    lanes = target.lanes(max([32, *map(_bits, touched)]))
+    touched = [a for a in _places(block.body) if any(uses(i, variable) for i in a.indices)]
+    lanes = target.lanes(max([32, *map(element_bits, touched)]))
     return lanes if int(node.extent) >= lanes else 0
 
 
@@ -57,13 +56,14 @@ def goes_along(store: Any, variable: Any) -> bool:
     """Whether a statement reads without conditions, and where a variable moves it, it moves along memory."""
     calls: list[str] = []
     tvm_ffi.structural_walk(store.value, (tvm.ir.Call, lambda e: calls.append(str(getattr(e.op, "name", "")))))
-    return not any(name.endswith("if_then_else") for name in calls) and all(_is_along(i, variable) for _, i in _places(store))
+    guarded = any(name.endswith("if_then_else") for name in calls)
+    return not guarded and all(_is_along(a.indices, variable) for a in _places(store))
 
 
-def _places(store: Any) -> list[tuple[Any, Any]]:
-    """Buffers and indices of what a statement stores and loads."""
-    found = [(store.buffer, store.indices)]
-    tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, lambda e: found.append((e.source, e.indices))))
+def _places(store: Any) -> list[Access]:
+    """What a statement stores and loads."""
+    found = [Access(store.buffer, tuple(store.indices))]
+    tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, lambda e: found.append(Access(e.source, tuple(e.indices)))))
     return found
 
 
@@ -72,10 +72,6 @@ def _is_along(indices: Any, variable: Any) -> bool:
     return not any(uses(i, variable) for i in indices[:-1]) and (
         not len(indices) or indices[-1].same_as(variable) or not uses(indices[-1], variable)
     )
-
-
-def _bits(buffer: Any) -> int:
-    return int("".join(c for c in exact.element_of(str(buffer.dtype)) if c.isdigit()) or 8)
 
 
 def _pieces(node: Any, lanes: int) -> Any:
