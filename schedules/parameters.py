@@ -82,7 +82,7 @@ class MatmulParameters(ProductParameters):
 
     Attributes:
         transposed: the columns of the register tile are rows of the result.
-        in_place: the operand that is read in vectors is not packed; it decides on all but threads.
+        in_place: the operand that is read in vectors is not packed; its tile is the rule's.
         left_panel: the operand that is read in scalars is packed too, as wide as the tile has rows.
         block: register tiles of rows that stay in a cache while all columns pass by; 0: all.
         batch_inside: the loops over leading axes inside of the one over panels, where one set of panels serves them all.
@@ -96,8 +96,8 @@ class MatmulParameters(ProductParameters):
 
     def conflict(self) -> str:
         """See ``Parameters``."""
-        if self.in_place and set(self.given()) - {"in_place", "threads_from"}:
-            return "in_place goes with threads_from only"
+        if self.in_place and set(self.given()) - {"in_place", *HINTED}:
+            return f"in_place goes with {', '.join(HINTED)} only"
         if self.left_panel and self.rows not in (None, *LEFT_PANELS):
             return f"left_panel goes with rows of {', '.join(map(str, LEFT_PANELS))} only"
         if self.block and self.batch_inside:

@@ -11,13 +11,18 @@ from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.products.matmul import CHUNK, logical_shape, rows_exchanged
 from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE, TURN
 from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, given_tile, row_block
-from gensyn_tvm.schedules.parameters import LEFT_PANELS, MatmulParameters
+from gensyn_tvm.schedules.parameters import HINTED, LEFT_PANELS, MatmulParameters
 
 if TYPE_CHECKING:
     from gensyn_tvm.passes.layout import Layouts
 
-#: A vectorised operand of at most so many bytes is read where it is, and one of which few rows read.
-_IN_PLACE_BYTES, _FEW_ROWS = 32 * 1024, 4
+#: A vectorised operand of at most so many bytes is read where it is, and one that few rows read, or some in few terms: panels
+#: cost as much as so many rows gain from them (8 to 64 rows of 300 to 4096 terms were measured).
+_IN_PLACE_BYTES, _FEW_ROWS, _SOME_ROWS, _FEW_TERMS = 32 * 1024, 16, 64, 1024
+#: Terms up to which the memory of the result decides, so that its rows are stored from end to end and no panel pays.
+_LEAST_TERMS = 16
+#: Full chunks from which it is read chunk by chunk if its rows lie in pages of their own: their addresses stay known.
+_FAR_CHUNKS = 4
 #: With fewer bytes of the other operand in each matrix, panels are used by several matrices in turn.
 _FEW_BYTES = 64 * 1024
 #: Rows that are a multiple of so many bytes apart share the same few lines of a first-level cache.
@@ -154,6 +159,34 @@ def _axis_for_rows(a: Operand, b: Operand) -> int:
     return max(repeated, key=lambda k: a.shape[k], default=-2)
 
 
+def _in_place(layouts: Layouts, given: MatmulParameters, b: Operand, output: TensorType) -> bool:
+    """Whether the product reads its right operand in vectors where it is.
+
+    Raises:
+        InputError: a record asks for it, and the operand's columns do not lie side by side.
+    """
+    (terms, _), (columns, stride) = b.views()[-2:]
+    possible = stride == 1 and columns % layouts.target.lanes(8 * b.type.itemsize) == 0
+    if given.in_place and not possible:
+        raise layouts.refused("in_place", "columns of the right operand side by side, whole vectors of them")
+    if given.in_place is not None:
+        return given.in_place
+    if not possible or set(given.given()) - set(HINTED) or b.value in layouts.fixed:
+        return False
+    rows = math.prod(output.shape[:-1]) // math.prod(b.shape[:-2])  # those of all products that read a matrix
+    few = rows <= (_SOME_ROWS if terms <= _FEW_TERMS else _FEW_ROWS)
+    return few or terms <= _LEAST_TERMS or b.type.size * b.type.itemsize <= _IN_PLACE_BYTES
+
+
+def _read_in_place(given: MatmulParameters, b: Operand) -> MatmulParameters:
+    """Parameters of a product whose right operand is not packed."""
+    (terms, stride), _ = b.views()[-2:]
+    far = terms >= _FAR_CHUNKS * CHUNK and stride * b.type.itemsize >= _CACHE_PERIOD
+    if far and given.by_chunks is None:
+        given = replace(given, by_chunks=True)
+    return replace(given, rows_outside=True) if terms <= _LEAST_TERMS and given.rows_outside is None else given
+
+
 def matmul(layouts: Layouts, node: Node) -> int:
     """(…, M, K) x (…, K, N) in the cheapest way, its operands read through their transpositions."""
     a, b = (layouts.operand(v) for v in node.inputs)
@@ -163,24 +196,19 @@ def matmul(layouts: Layouts, node: Node) -> int:
     if rows_axis != -2:
         a = replace(a, axes=tuple(rows_exchanged(a.axes or range(a.type.rank), rows_axis)))
     given = layouts.parameters(node, (a, b), MatmulParameters)
-    if given.in_place:
-        given = replace(given, transposed=False)
+    if _in_place(layouts, given, b, output):
+        attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes, "transposed": False, "in_place": True}
+        attrs |= {"rows_axis": rows_axis} if rows_axis != -2 else {}
+        attrs |= layouts.hints(_read_in_place(given, b))
+        return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
     plans = [*_plans(a, b, False, output, layouts, given), *_plans(b, a, True, output, layouts, given)]
     plan = min(plans, key=lambda p: p.cost)
     scalar, vector = (b, a) if plan.transposed else (a, b)
     (rows, _), terms = scalar.matrix(plan.transposed)
     attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes, "transposed": plan.transposed}
     attrs |= {"rows_axis": rows_axis} if rows_axis != -2 else {}
-    few = rows <= _FEW_ROWS or vector.type.size * vector.type.itemsize <= _IN_PLACE_BYTES
     columns = vector.matrix(plan.transposed)[1]
-    lanes = layouts.target.lanes(8 * output.itemsize)
-    possible = not plan.transposed and columns[1] == 1 and columns[0] % lanes == 0
-    if given.in_place and not possible:
-        raise layouts.refused("in_place", "columns of the right operand side by side, whole vectors of them")
-    in_place = few and possible and b.value not in layouts.fixed if given.in_place is None else given.in_place
-    attrs |= {"in_place": in_place, **layouts.hints(given)}
-    if in_place:
-        return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
+    attrs |= {"in_place": False, **layouts.hints(given)}
     if plan.inside:
         attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows, "inside": True}
         return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))

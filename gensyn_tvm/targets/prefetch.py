@@ -1,8 +1,9 @@
-"""Panels of weights that a product reads once or twice are asked for before their turn.
+"""Weights that a product reads once or twice are asked for before their turn.
 
 A register tile of several rows keeps a processor so busy that loads of its panel's next terms start late, and what fetches
 ahead by itself reads memory at half its rate. A kernel that streams panels from memory therefore asks for each line some time
-before it is read. This changes no value: a prefetch reads nothing that a program can see.
+before it is read. Of a matrix that is read where it is each term of a tile may lie in another page; nothing else fetches that
+ahead. This changes no value: a prefetch reads nothing that a program can see.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ Expr = Any
 _AHEAD, _LARGE = 16 * 1024, 2 * 1024 * 1024
 #: Passes over the panels with which memory decides on the time; terms that are worth the while; bytes of a cache line.
 _FEW_PASSES, _MANY_TERMS, _LINE = 2, 64, 64
+#: Bytes of a row of a matrix from which its next one lies in another page, and terms ahead then. The lines of a tile's columns
+#: share few sets of the first-level cache, so more would displace each other (12 of 8 to 128 were fastest).
+_PAGE, _ROWS_AHEAD = 4096, 12
 #: Rows of a tile with which loads start late.
 _BUSY = 4
 _FMA = exact.PREFIX + "fma"
@@ -56,7 +60,7 @@ class _Loops:
         return result
 
     def _streamed(self, terms: Any) -> tuple[Any, int, dict[Any, Expr]] | None:
-        """The load of a panel's line in a loop over terms, the elements of all vectors of a term, and where they begin."""
+        """The load of a term's vectors in a loop over terms, the elements of all of them, and where they begin."""
         body, inner = terms.body, []
         while isinstance(body, tirx.For) and body.kind in (tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED):
             inner.append(body)
@@ -66,18 +70,15 @@ class _Loops:
         if not isinstance(body.value, tvm.ir.Call) or str(getattr(body.value.op, "name", "")) != _FMA:
             return None
         for load in body.value.args[:2]:
-            if not isinstance(load, tvm.ir.TensorLoad) or load.source in self.own or len(load.indices) < 3:
+            if not isinstance(load, tvm.ir.TensorLoad) or load.source in self.own or len(load.indices) < 2:
                 continue
-            if not uses(load.indices[-2], terms.loop_var):
+            if not uses(load.indices[-2], terms.loop_var) or uses(load.indices[-1], terms.loop_var):
                 continue
             moving = [f for f in inner if any(uses(i, f.loop_var) for i in load.indices)]
             width = math.prod(int(f.extent) for f in moving)
             rows = math.prod(int(f.extent) for f in inner) // width
-            if (
-                width == int(load.source.shape[-1])
-                and rows >= _BUSY
-                and self._comes_from_memory(load.source, int(terms.extent) * width)
-            ):
+            fits = width == int(load.source.shape[-1]) or _in_pages(load.source, width)
+            if fits and rows >= _BUSY and self._comes_from_memory(load.source, int(terms.extent) * width):
                 return load, width, {f.loop_var: i64(0) for f in inner}
         return None
 
@@ -88,14 +89,20 @@ class _Loops:
     def _requests(self, terms: Any, load: Any, width: int, first: dict[Any, Expr]) -> list[Expr]:
         """A request for each line of the term that is so many bytes ahead."""
         count = int(load.source.shape[-2])
-        ahead = max(1, _AHEAD // (width * _itemsize(load.source)))
-        *before, term, _ = [substituted(i, first) for i in load.indices]
+        ahead = _ROWS_AHEAD if _in_pages(load.source, width) else max(1, _AHEAD // (width * _itemsize(load.source)))
+        *before, term, column = [substituted(i, first) for i in load.indices]
         later = tirx.Min(term + i64(ahead), i64(count - 1))  # nothing beyond the end, where nothing may lie
         places = range(0, width, _LINE // _itemsize(load.source))
-        loads = (tirx.BufferLoad(load.source, [*before, later, i64(place)]) for place in places)
+        loads = (tirx.BufferLoad(load.source, [*before, later, column + i64(place)]) for place in places)
         # For reading, to be kept in all caches, data and not instructions.
         kind = [tirx.const(k, "int32") for k in (0, 3, 1)]
         return [tirx.call_intrin("void", "tirx.prefetch", tirx.address_of(x), *kind) for x in loads]
+
+
+def _in_pages(buffer: Any, width: int) -> bool:
+    """Whether each row lies in another page, and tiles of so many columns end where it ends."""
+    columns = int(buffer.shape[-1])
+    return width < columns and columns % width == 0 and columns * _itemsize(buffer) >= _PAGE
 
 
 def _itemsize(buffer: Any) -> int:

@@ -68,7 +68,8 @@ def _matmul(trial: Trial, task: Task, target: CpuTarget) -> MatmulParameters:
     leading = max(math.prod(a.shape[:-2]), math.prod(b.shape[:-2]))
     threads = _threads(trial, leading * m * n * k)
     if b.views()[-1][1] == 1 and n % lanes == 0 and trial.suggest_categorical("in_place", (False, True)):
-        return MatmulParameters(in_place=True, **threads)
+        chunks = _flags(trial, "by_chunks") if leading == 1 and k > CHUNK else {}
+        return MatmulParameters(in_place=True, **chunks, **threads)
     transposed = trial.suggest_categorical("transposed", (False, True))
     side = "of columns" if transposed else "of rows"
     rows, columns = (n, m) if transposed else (m, n)

@@ -143,7 +143,7 @@ def _by_chunks(sch: Any, group: _Group, rows: int, width: int) -> bool:
     one, LLVM holds the first result in registers while it calculates the second, and spills.
     """
     block, total = group.parts[0]
-    if PANEL not in dict(sch.get(block).annotations) or _is_inside(sch, block):
+    if _is_inside(sch, block) or (PANEL not in dict(sch.get(block).annotations) and not _hint(sch, block, "by_chunks", 0)):
         return False
     if total is None:
         return group.join is not None and len(group.parts) > 1 and bool(_hint(sch, block, "by_chunks", 1))

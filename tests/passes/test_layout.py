@@ -35,6 +35,10 @@ SHAPES = [
     (1, 40, 1024, ()),  # packed inside where the right operand is stored transposed; two chunks, a part of a vector
     (8, 129, 64, (3,)),
     (61, 53, 64, (2,)),  # whole rows are stored at once
+    (8, 1024, 2100, ()),  # read in place chunk by chunk; the last chunk is short
+    (5, 1056, 2049, ()),
+    (70, 96, 16, ()),  # read in place, rows outside
+    (1, 1024, 2048, ()),
 ]
 
 
@@ -83,6 +87,34 @@ def test_few_rows_turn_a_transposed_matrix_in_registers() -> None:
     lowered = [f for _, f in kernels(before_flattening()(modules[0]))]
     lanes = TARGETS[NATIVE].lanes()
     assert sum(f.script().count("T.Shuffle") for f in lowered) == lanes * int(math.log2(lanes))
+
+
+@pytest.mark.parametrize(
+    ("shape", "hints"),
+    (
+        ((8, 256, 768, ()), {}),
+        ((64, 256, 1024, ()), {}),
+        ((16, 256, 2048, ()), {}),  # rows of 1 KiB
+        ((16, 1024, 2048, ()), {"by_chunks": 1}),
+        ((200, 256, 16, ()), {"rows_outside": 1}),
+        ((17, 256, 2048, ()), None),
+        ((65, 256, 1024, ()), None),
+        ((8, 250, 768, ()), None),  # no whole vectors
+    ),
+    ids=str,
+)
+def test_what_few_rows_read_is_not_packed(shape: tuple[int, int, int, tuple[int, ...]], hints: dict[str, int] | None) -> None:
+    (node,) = (n for n in choose_layouts(product(*shape, False, False), TARGETS[NATIVE]).nodes if n.op == "matmul")
+    assert node.attrs["in_place"] == (hints is not None)
+    assert hints is None or dict(node.attrs.get("hints", ())) == hints
+
+
+def test_rows_of_all_samples_count_if_they_read_one_matrix() -> None:
+    b = GraphBuilder("product")
+    x = b.add_input("x", "input", TensorType((40, 16, 64), "float32"))
+    y = b.add_input("y", "input", TensorType((64, 256), "float32"))
+    b.add_output("product", b.emit("matmul", x, y))
+    assert [n.attrs["in_place"] for n in choose_layouts(b.finish(), TARGETS[NATIVE]).nodes if n.op == "matmul"] == [False]
 
 
 def test_rows_that_no_panels_divide_are_stored_at_once() -> None:

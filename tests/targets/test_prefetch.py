@@ -21,11 +21,11 @@ from ..operators.support import CONFIGURATIONS, LEVELS, NATIVE, assert_all_same
 pytestmark = pytest.mark.skipif(not LEVELS, reason="no vectors")
 
 
-def product(rows: int, terms: int, columns: int) -> Graph:
-    """x (rows, 1, terms) times a parameter."""
+def product(rows: int, terms: int, columns: int, role: str = "parameter") -> Graph:
+    """x (rows, 1, terms) times a parameter, which is packed, or an input, which is not."""
     b = GraphBuilder("product")
     x = b.add_input("x", "input", TensorType((rows, 1, terms), "float32"))
-    w = b.add_input("w", "parameter", TensorType((terms, columns), "float32"))
+    w = b.add_input("w", role, TensorType((terms, columns), "float32"))
     b.add_output("product", b.emit("matmul", x, w))
     return b.finish()
 
@@ -50,17 +50,30 @@ def test_panels_that_come_from_memory_are_asked_for(rows: int, columns: int, ask
     assert bool(requests(product(rows, 768, columns))) == asked
 
 
-def test_requests_change_no_bit() -> None:
-    """Also near the end of the last panel, beyond which nothing lies."""
-    graph = product(12, 600, 1000)
+@pytest.mark.parametrize(
+    ("columns", "asked"),
+    (
+        (1024, True),
+        (768, False),  # the next row lies in the same page
+    ),
+)
+def test_rows_of_a_matrix_in_place_that_lie_in_other_pages_are_asked_for(columns: int, asked: bool) -> None:
+    assert bool(requests(product(8, 1000, columns, "input"))) == asked
+
+
+@pytest.mark.parametrize(("columns", "role"), ((1000, "parameter"), (1024, "input")))
+def test_requests_change_no_bit(columns: int, role: str) -> None:
+    """Also near the end of the last panel or row, beyond which nothing lies."""
+    graph = product(12, 600, columns, role)
     assert requests(graph)
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((12, 1, 600), np.float32), rng.standard_normal((600, 1000), np.float32)
+    x, w = rng.standard_normal((12, 1, 600), np.float32), rng.standard_normal((600, columns), np.float32)
     w[-1, -4:] = [np.inf, -0.0, 1e-45, np.nan]
     expected: list[np.ndarray] = []
     for configuration in (CONFIGURATIONS[-1], *(c for c in CONFIGURATIONS if c.style == "fast")):
-        exe = compile(Source(graph, State({"w": w})), configuration.target, schedule=configuration.style)
+        state, inputs = ({"w": w}, (x,)) if role == "parameter" else ({}, (x, w))
+        exe = compile(Source(graph, State(state)), configuration.target, schedule=configuration.style)
         for threads in configuration.threads:
-            found = [as_array(replace(exe, threads=threads)(x))]
+            found = [as_array(replace(exe, threads=threads)(*inputs))]
             expected = expected or found
             assert_all_same([str(configuration)], found, expected)
