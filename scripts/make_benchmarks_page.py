@@ -30,8 +30,8 @@ LIMITS = """\
 * Calls of small kernels: Python code runs before and after them ([cpu-limits.md](cpu-limits.md)).
 * A product of one row with a transposed matrix: a chain of multiply-adds for each result reads the matrix in squares that are
   turned in registers, 64 exchanges beside 64 multiply-adds.
-* Causal attention over long sequences: PyTorch leaves out what the mask hides. Ours multiplies it, as the program says: a NaN or
-  an infinity among the hidden values makes the product with a zero NaN.
+* Causal attention over long sequences: PyTorch leaves out what the mask hides. Ours multiplies it, as the program says: a NaN
+  or an infinity among the hidden values makes the product with a zero NaN.
 * Depthwise convolutions of large images: the padded image is made by a kernel of its own and passes through memory.
 * Everything else kernel by kernel, beside the machine's bounds: [profiles.md](profiles.md).
 """
