@@ -205,7 +205,7 @@ def test_mutations_are_refused(name: str) -> None:
 def test_mutations_change_bits(name: str) -> None:
     make, mutate, _ = MUTATIONS[name]
     seen = not same_bits(make(), mutate(make()))
-    if name == "no initial value":  # random numbers don't show a memory of zeros, nor sums of -0.0 what the first run left there
+    if name == "no initial value":  # random numbers don't show a memory of zeros, -0.0 not what the first run left there
         seen = seen or not same_bits(make(), mutate(make()), zeros=True)
     assert seen
 
