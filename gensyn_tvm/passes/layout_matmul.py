@@ -196,19 +196,17 @@ def matmul(layouts: Layouts, node: Node) -> int:
     if rows_axis != -2:
         a = replace(a, axes=tuple(rows_exchanged(a.axes or range(a.type.rank), rows_axis)))
     given = layouts.parameters(node, (a, b), MatmulParameters)
+    attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes}
+    attrs |= {"rows_axis": rows_axis} if rows_axis != -2 else {}
     if _in_place(layouts, given, b, output):
-        attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes, "transposed": False, "in_place": True}
-        attrs |= {"rows_axis": rows_axis} if rows_axis != -2 else {}
-        attrs |= layouts.hints(_read_in_place(given, b))
+        attrs |= {"transposed": False, "in_place": True, **layouts.hints(_read_in_place(given, b))}
         return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
     plans = [*_plans(a, b, False, output, layouts, given), *_plans(b, a, True, output, layouts, given)]
     plan = min(plans, key=lambda p: p.cost)
     scalar, vector = (b, a) if plan.transposed else (a, b)
     (rows, _), terms = scalar.matrix(plan.transposed)
-    attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes, "transposed": plan.transposed}
-    attrs |= {"rows_axis": rows_axis} if rows_axis != -2 else {}
     columns = vector.matrix(plan.transposed)[1]
-    attrs |= {"in_place": False, **layouts.hints(given)}
+    attrs |= {"transposed": plan.transposed, "in_place": False, **layouts.hints(given)}
     if plan.inside:
         attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows, "inside": True}
         return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
