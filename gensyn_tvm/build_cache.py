@@ -24,6 +24,7 @@ from gensyn_tvm.canonical import rules, serialise
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.errors import InputError, describe
 from gensyn_tvm.schedules import records
+from gensyn_tvm.targets.cpu import CpuTarget
 from gensyn_tvm.targets.gpu.target import GpuTarget
 from gensyn_tvm.targets.nvcc import find_toolkit
 from gensyn_tvm.targets.resolve import Target
@@ -107,9 +108,13 @@ def key(graph: Graph, target: Target, style: str, recomputed: Collection[int]) -
         "versions": [version("apache-tvm"), version("apache-tvm-ffi")],
         "sources": sources_digest(),
         "toolkit": find_toolkit().release if isinstance(target, GpuTarget) else None,
-        "tuned": records.active(target.name).digest() if style == "fast" else "",
+        "tuned": _records(target).digest() if style == "fast" else "",
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _records(target: Target) -> records.Records:
+    return records.active(target.name, target.maker if isinstance(target, CpuTarget) else "")
 
 
 @cache

@@ -1,7 +1,8 @@
 """Tuned records: parameters of single operators that measured faster than the rules' own choice.
 
-``tuned/<target>.json`` holds them. A record cannot change a bit: it chooses among layouts and loops of which the order verifier
-proves each, in every build. ``GENSYN_TVM_TUNED`` names another folder, or ``off``.
+``tuned/<target>.json`` holds them, or ``tuned/<target>-<maker>.json`` those for one maker's processors. A record cannot change a
+bit: it chooses among layouts and loops of which the order verifier proves each, in every build. ``GENSYN_TVM_TUNED`` names
+another folder, or ``off``.
 """
 
 from __future__ import annotations
@@ -101,8 +102,13 @@ def folder() -> Path | None:
     return Path(given) if given else Path(__file__).resolve().parent / "tuned"
 
 
-def active(target: str) -> Records:
-    """The records that builds for a target go by.
+def library(place: Path, target: str, maker: str = "") -> Path:
+    """The file of a target's records in a folder; with a ``maker``, of those that are for its processors only."""
+    return place / (f"{target}-{maker}.json" if maker else f"{target}.json")
+
+
+def active(target: str, maker: str = "") -> Records:
+    """The records that builds for a target go by: those for its maker's processors, without such a file those of the target.
 
     Raises:
         InputError: its file is not valid.
@@ -113,12 +119,13 @@ def active(target: str) -> Records:
     place = folder()
     if place is None:
         return NONE
-    path = place / f"{target}.json"
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return NONE
-    return _loaded(path, target, status.st_mtime_ns, status.st_size)
+    for path in dict.fromkeys((library(place, target, maker), library(place, target))):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        return _loaded(path, target, status.st_mtime_ns, status.st_size)
+    return NONE
 
 
 @lru_cache(maxsize=16)

@@ -89,7 +89,7 @@ class Layouts:
         """The parameters of a product's layout and schedule: those of its record, all left to the rules without one."""
         task = Task(node.op, node.attrs, tuple(Read(o.type, o.axes, o.value in self.fixed) for o in operands))
         self.tasks[task.key()] = task
-        return records.active(self.target.name).find(task.key(), kind)
+        return records.active(self.target.name, self.target.maker).find(task.key(), kind)
 
     def refused(self, parameter: str, expected: str) -> InputError:
         """The error of a record that does not fit the product that asked last."""

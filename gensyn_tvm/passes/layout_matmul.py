@@ -25,8 +25,9 @@ _LEAST_TERMS = 16
 _FAR_CHUNKS = 4
 #: With fewer bytes of the other operand in each matrix, panels are used by several matrices in turn.
 _FEW_BYTES = 64 * 1024
-#: Rows that are a multiple of so many bytes apart share the same few lines of a first-level cache.
-_CACHE_PERIOD, _CACHE_WAYS = 4096, 8
+#: Rows that are a multiple of so many bytes apart share the same few lines of a first-level cache, which is no matter if it
+#: has so many ways.
+_CACHE_PERIOD, _MANY_WAYS = 4096, 12
 #: Bytes that surely fit no second-level cache.
 _SECOND_LEVEL = 1024 * 1024
 #: How much slower a tile is whose rows share lines of the cache, or whose next term lies in another page.
@@ -93,9 +94,10 @@ def _plans(
             return best_tile(rows, columns, lanes, layouts.target, streamed=large, ragged=_RAGGED, **limits)
         return given_tile(given.rows, given.vectors, columns, lanes)
 
-    tile = tile_of(most_rows=_CACHE_WAYS if crowded else 14)
+    ways = layouts.target.ways
+    tile = tile_of(most_rows=min(ways, 14) if crowded else 14)
     ragged = bool(rows % tile.rows or row_block(rows, tile.rows, terms, CHUNK, output.itemsize))
-    slower = (_CROWDED if crowded else 1.0) * (_FAR if far else 1.0)
+    slower = (_CROWDED if crowded and ways < _MANY_WAYS else 1.0) * (_FAR if far else 1.0)
     plans = [] if given.left_panel else [Plan(time(tile) * slower + fixed, transposed, tile, False)]
     worthwhile = rows >= _MANY_ROWS and lanes >= _LEFT_PANEL and (crowded or far or ragged)
     if given.left_panel or (given.left_panel is None and worthwhile and given.rows in (None, *LEFT_PANELS)):

@@ -17,6 +17,11 @@ X86_64_LEVELS: dict[str, frozenset[str]] = {
 TARGET_LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
 
 _CPUINFO = Path("/proc/cpuinfo")
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+#: Makers of processors by what ``vendor_id`` calls them.
+_MAKERS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
+#: Lines of a first-level cache that addresses a page apart may share, on most processors.
+COMMON_WAYS = 8
 
 
 def cpu_features(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
@@ -72,6 +77,28 @@ def processor_name(cpuinfo: Path = _CPUINFO) -> str:
     found = {key.strip(): value.strip() for key, _, value in reversed([line.partition(":") for line in lines])}
     numbers = [f"{name} {found[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in found]
     return " ".join([found.get("model name", platform.machine()), *numbers])
+
+
+def processor_maker(cpuinfo: Path = _CPUINFO) -> str:
+    """Who made the processor, ``intel`` or ``amd``; empty for others, and where the system does not tell."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    found = [value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == "vendor_id"]
+    return _MAKERS.get(found[0], "") if found else ""
+
+
+def first_level_ways(caches: Path = _CACHES) -> int:
+    """Ways of the first-level data cache: so many lines a page apart fit; ``COMMON_WAYS`` where the system does not tell."""
+    for index in sorted(caches.glob("index*")):
+        try:
+            level, kind = ((index / name).read_text(encoding="ascii").strip() for name in ("level", "type"))
+            if (level, kind) == ("1", "Data"):
+                return max(1, int((index / "ways_of_associativity").read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return COMMON_WAYS
 
 
 def core_count() -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gensyn_tvm.errors import TargetError
-from gensyn_tvm.runtime.cpu import supported_levels
+from gensyn_tvm.runtime.cpu import COMMON_WAYS, first_level_ways, processor_maker, supported_levels
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class CpuTarget:
         has_fma: whether fma is an instruction.
         vector_bits: width of a vector register in bits; 0: scalar code only.
         registers: number of vector registers.
+        maker: of the processor whose tuned records are used, ``intel`` or ``amd``; empty if any processor may run the code.
+        ways: of the first-level data cache.
     """
 
     name: str
@@ -28,6 +30,8 @@ class CpuTarget:
     has_fma: bool
     vector_bits: int
     registers: int
+    maker: str = ""
+    ways: int = COMMON_WAYS
 
     def to_tvm(self) -> Any:
         """The corresponding ``tvm.target.Target``."""
@@ -52,7 +56,8 @@ LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64")
 
 
 def resolve_target(name: str | CpuTarget) -> CpuTarget:
-    """The target called ``name``; ``native`` is the highest level that this machine runs.
+    """The target called ``name``; ``native`` is the highest level that this machine runs, with what is
+    known of its processor.
 
     Raises:
         TargetError: no such target, or ``native`` on a machine that none of the targets fits.
@@ -63,7 +68,7 @@ def resolve_target(name: str | CpuTarget) -> CpuTarget:
         supported = supported_levels()
         for level in LEVELS:
             if level in supported:
-                return TARGETS[level]
+                return replace(TARGETS[level], maker=processor_maker(), ways=first_level_ways())
         raise TargetError("no native target for this machine: it is not an x86-64 processor; use target='c'")
     if name not in TARGETS:
         raise TargetError(f"unknown target {name!r}; expected native, {', '.join(TARGETS)}")

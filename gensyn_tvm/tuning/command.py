@@ -55,7 +55,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     place = records.folder()
     if place is None:
         raise InputError(f"{records.FOLDER} is off, so there is no library to write; set it to a folder, or unset it")
-    journal, library = Path(options.journal), place / f"{target.name}.json"
+    journal, library = Path(options.journal), records.library(place, target.name, target.maker)
     place.mkdir(parents=True, exist_ok=True)
     check_destination(library)
     records.read(library, target.name)

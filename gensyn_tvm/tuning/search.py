@@ -83,7 +83,7 @@ def tune(tasks: Mapping[str, Task], settings: Settings, report: Report) -> Outco
     storage = _storage(settings.journal)
     outcome = Outcome()
     end = math.inf if settings.seconds is None else time.monotonic() + settings.seconds
-    with Measurer(settings.target.name, settings.threads) as measurer:
+    with Measurer("native" if settings.target.maker else settings.target.name, settings.threads) as measurer:
         for key, task in tasks.items():
             study = _study(storage, key, settings)
             finished = _search(study, task, settings, measurer, end, outcome, report)

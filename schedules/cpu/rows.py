@@ -104,7 +104,7 @@ def row_stages(function: Any) -> list[Stage] | None:
 def schedule_rows(function: Any, stages: Sequence[Stage], target: CpuTarget) -> Any:
     """The kernel with threads and vectors."""
     root = function.body.block
-    tuned = records.active(target.name)
+    tuned = records.active(target.name, target.maker)
     groups = [replace(g, given=tuned.find(g.key(), RowParameters)) for g in _groups(stages, list(root.alloc_buffers))]
     copies = _Copies(list(root.alloc_buffers), groups)
     body = sequence([s for group in groups for s in _loops(group, target, copies)])

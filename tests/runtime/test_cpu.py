@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from gensyn_tvm.runtime.cpu import TARGET_LEVELS, X86_64_LEVELS, core_count, cpu_features, required_features, supported_levels
+from gensyn_tvm.runtime.cpu import (
+    COMMON_WAYS,
+    TARGET_LEVELS,
+    X86_64_LEVELS,
+    core_count,
+    cpu_features,
+    first_level_ways,
+    processor_maker,
+    required_features,
+    supported_levels,
+)
 
 V3 = required_features("x86-64-v3")
 V4 = required_features("x86-64-v4")
@@ -46,6 +56,27 @@ def test_unknown_system_has_no_features(tmp_path: Path) -> None:
     assert cpu_features(tmp_path / "absent") == frozenset()
     (tmp_path / "empty").write_text("")
     assert cpu_features(tmp_path / "empty") == frozenset()
+
+
+@pytest.mark.parametrize(("vendor", "maker"), [("GenuineIntel", "intel"), ("AuthenticAMD", "amd"), ("HygonGenuine", "")])
+def test_makers(vendor: str, maker: str, tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: x\n")
+    assert processor_maker(path) == maker
+    path.write_text("processor\t: 0\n")
+    assert processor_maker(path) == processor_maker(tmp_path / "absent") == ""
+
+
+def test_ways_are_those_of_the_first_level_data_cache(tmp_path: Path) -> None:
+    assert first_level_ways(tmp_path) == COMMON_WAYS
+    for number, (level, kind, ways) in enumerate([("1", "Instruction", "4"), ("1", "Data", "12"), ("2", "Unified", "16")]):
+        index = tmp_path / f"index{number}"
+        index.mkdir()
+        for name, text in (("level", level), ("type", kind), ("ways_of_associativity", ways)):
+            (index / name).write_text(text + "\n")
+    assert first_level_ways(tmp_path) == 12
+    (tmp_path / "index1" / "ways_of_associativity").write_text("many\n")
+    assert first_level_ways(tmp_path) == COMMON_WAYS
 
 
 def test_this_machine() -> None:

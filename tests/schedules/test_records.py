@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import compile, phases
 from gensyn_tvm.errors import InputError
 from gensyn_tvm.passes.layout import choose_layouts, product_tasks
+from gensyn_tvm.runtime.cpu import first_level_ways, processor_maker
 from gensyn_tvm.runtime.executable import as_array
 from gensyn_tvm.schedules import records
 from gensyn_tvm.schedules.parameters import KINDS, LEFT_PANELS, Parameters, expected_of, parse
 from gensyn_tvm.schedules.records import Record, Records, using
-from gensyn_tvm.targets.cpu import TARGETS
+from gensyn_tvm.targets.cpu import TARGETS, resolve_target
 
 from ..operators.support import NATIVE, assert_all_same
 
@@ -240,6 +241,23 @@ def test_a_file_is_used_and_off_is_none(folder: Path, monkeypatch: pytest.Monkey
     assert records.active(NATIVE) == records.NONE
 
 
+def test_records_of_a_maker_come_before_those_of_the_target(folder: Path) -> None:
+    write(folder, GOOD)
+    assert records.active(NATIVE, "intel").parameters[KEY].given() == {"rows": 5, "vectors": 1}
+    records.merge(records.library(folder, NATIVE, "intel"), NATIVE, {KEY: record(1.25, rows=6, vectors=1)})
+    assert records.active(NATIVE, "intel").parameters[KEY].given() == {"rows": 6, "vectors": 1}
+    assert records.active(NATIVE, "amd") == records.active(NATIVE) != records.active(NATIVE, "intel")
+    (product,) = [n for n in choose_layouts(GRAPHS["matmul"], replace(TARGET, maker="intel")).nodes if n.op == "matmul"]
+    assert product.attrs["tile"] == 6
+
+
+def test_explicit_targets_know_no_processor() -> None:
+    assert resolve_target(NATIVE) == TARGET and not TARGET.maker
+    native = resolve_target("native")
+    assert replace(native, maker="", ways=TARGET.ways) == TARGET
+    assert (native.maker, native.ways) == (processor_maker(), first_level_ways())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -341,7 +359,7 @@ def test_operators_get_no_hints(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shipped_records_are_valid() -> None:
     place = Path(records.__file__).resolve().parent / "tuned"
     for path in place.glob("*.json"):
-        assert path.stem in TARGETS
-        for key, found in records.read(path, path.stem).items():
+        (target,) = {t for t in TARGETS for maker in ("", "amd", "intel") if records.library(place, t, maker) == path}
+        for key, found in records.read(path, target).items():
             assert found.ratio >= 1.03, key
             assert found.parameters.given(), key

@@ -19,7 +19,7 @@ from gensyn_tvm.compiler import Source, compile
 from gensyn_tvm.errors import InputError, VerificationError
 from gensyn_tvm.passes.layout import product_tasks
 from gensyn_tvm.passes.layout_tasks import Read, Task
-from gensyn_tvm.runtime.cpu import processor_name
+from gensyn_tvm.runtime.cpu import processor_maker, processor_name
 from gensyn_tvm.runtime.executable import State
 from gensyn_tvm.schedules import records
 from gensyn_tvm.schedules.parameters import MatmulParameters, ProductParameters, parse
@@ -259,7 +259,7 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["products"] == 1 and 1 <= found["trials"] <= 2 and found["unfinished"] == 0
-    assert found["library"] == str(tmp_path / "tuned" / f"{NATIVE}.json")
+    assert found["library"] == str(records.library(tmp_path / "tuned", NATIVE, processor_maker()))
     assert len(records.read(Path(found["library"]), NATIVE)) == found["records"]
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["trials"] == 0

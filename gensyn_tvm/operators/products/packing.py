@@ -23,8 +23,10 @@ Expr = Any
 #: (extent, stride in elements) of an axis of a view.
 Axis = tuple[int, int]
 
-#: Terms that a thread packs at a time.
-_TERMS = 256
+#: Terms that a thread packs at a time, and those whose lines it takes through all panels.
+_TERMS, _LINES = 256, 64
+#: Vectors of a line that are written out one by one.
+_UNROLLED = 8
 #: Elements from which threads are worth their start.
 _PARALLEL = 30_000
 
@@ -106,7 +108,7 @@ class _Packing:
         """Threads over batch, panels, outer terms and blocks of inner terms, the panels innermost where each takes a part of
         the same lines: a matrix of many pages is then gone through once, not once for each panel.
         """
-        block = min(_TERMS, self.run)
+        block = min(_LINES if self.column_stride == 1 else _TERMS, self.run)
         parts = math.ceil(self.run / block)
         inside = [*(e for e, _ in self.outer), parts]
         counts = [*(e for e, _ in self.batch), *([*inside, self.panels] if self.column_stride == 1 else [self.panels, *inside])]
@@ -138,6 +140,33 @@ class _Packing:
 
     def _part(self, place: list[Expr], base: Expr, panel: Expr, first: Expr, count: int) -> None:
         """``count`` terms from ``first`` on of one panel."""
+        if self.column_stride == 1 and self.width % self.lanes == 0:
+            self._panel_lines(place, base, panel, first, count)
+        else:
+            self._by_columns(place, base, panel, first, count)
+
+    def _panel_lines(self, place: list[Expr], base: Expr, panel: Expr, first: Expr, count: int) -> None:
+        """Term by term all columns of a panel, which lie side by side: its vectors at once."""
+        if self.columns % self.width:
+            with T.If(tirx.LT(panel, i64(self.columns // self.width))):
+                with T.Then():
+                    self._whole_lines(place, base, panel, first, count)
+                with T.Else():
+                    self._by_columns(place, base, panel, first, count)
+            return
+        self._whole_lines(place, base, panel, first, count)
+
+    def _whole_lines(self, place: list[Expr], base: Expr, panel: Expr, first: Expr, count: int) -> None:
+        *outer, row = place
+        vectors = self.width // self.lanes
+        across = T.unroll if vectors <= _UNROLLED else T.serial
+        with T.serial(i64(0), i64(count)) as t, across(i64(0), i64(vectors)) as number:
+            inner = number * i64(self.lanes)
+            source = base + (first + t) * i64(self.run_stride) + panel * i64(self.width) + inner
+            T.buffer_store(self.y, self.x[vector(source, self.lanes)], [*outer, row + first + t, vector(inner, self.lanes)])
+
+    def _by_columns(self, place: list[Expr], base: Expr, panel: Expr, first: Expr, count: int) -> None:
+        """A vector of columns through all terms, then the next."""
         lanes, done = min(self.lanes, self.width), 0
         if self.column_stride != 1:  # squares are exchanged by halves
             lanes = 1 << (lanes.bit_length() - 1)
