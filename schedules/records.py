@@ -1,7 +1,7 @@
 """Tuned records: parameters of single operators that measured faster than the rules' own choice.
 
-``tuned/<target>.json`` holds them, or ``tuned/<target>-<maker>.json`` those for one maker's processors. A record cannot change a
-bit: it chooses among layouts and loops of which the order verifier proves each, in every build. ``GENSYN_TVM_TUNED`` names
+``tuned/<target>.json`` holds them, or ``tuned/<target>-<maker>.json`` those for one maker's processors. A record cannot change
+a bit: it chooses among layouts and loops of which the order verifier proves each, in every build. ``GENSYN_TVM_TUNED`` names
 another folder, or ``off``.
 """
 

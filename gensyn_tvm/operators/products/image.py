@@ -182,7 +182,7 @@ class _Spread:
         begin = first * stride + phase - grid.padding[-1][0]
         self._zeros(place, at, first)
         done = 0
-        for lanes in (self.lanes, 1):
+        for lanes in self._parts():
             count = (end - first - done) // lanes
             if lanes > 1 and stride > 1:  # the last vector must not reach beyond the image
                 while count and begin + (done + count * lanes) * stride > grid.size[-1]:
@@ -191,6 +191,10 @@ class _Spread:
                 self._run(place, source, at + i64(first + done), i64(begin + done * stride), count, lanes)
                 done += count * lanes
         self._zeros(place, at + i64(end), row - end)
+
+    def _parts(self) -> list[int]:
+        """Lanes of a whole vector, of half of one, and so on."""
+        return [self.lanes >> k for k in range(self.lanes.bit_length())]
 
     def _run(self, place: list[Expr], source: list[Expr], at: Expr, begin: Expr, count: int, lanes: int) -> None:
         """``count`` vectors (or scalars) of a line."""
@@ -206,7 +210,7 @@ class _Spread:
 
     def _zeros(self, place: list[Expr], at: Expr, count: int) -> None:
         done = 0
-        for lanes in (self.lanes, 1):
+        for lanes in self._parts():
             vectors = (count - done) // lanes
             if vectors:
                 with T.serial(i64(0), i64(vectors)) as k:
