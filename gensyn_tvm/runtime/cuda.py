@@ -58,7 +58,6 @@ class CudaMachine:
     Attributes:
         plan: its plan.
         states: arrays of state that are on the device, by slot.
-        owner: always None: no caller writes addresses into a table.
 
     Raises:
         TargetError: the library was made by another version.
@@ -68,7 +67,6 @@ class CudaMachine:
         self._image, self.program = unpack_device(library)
         self.plan = self.program.plan
         self.states: dict[int, Bound] = {}
-        self.owner: Any = None
         self._context: Context | None = None
         self._module: Module
         self._addresses: list[int] = []

@@ -39,13 +39,12 @@ def aligned_array(t: TensorType) -> np.ndarray:
 
 
 class Results:
-    """Makes the arrays of one output, run after run.
+    """Makes the arrays of one large output, run after run.
 
-    Memory of at least ``KEPT`` bytes comes back when nobody holds the array any more, and the next one gets it. No more than
-    one piece waits.
+    Their memory comes back when nobody holds the array any more, and the next one gets it. No more than one piece waits.
 
     Args:
-        t: the carried type.
+        t: the carried type, of at least ``KEPT`` bytes.
     """
 
     def __init__(self, t: TensorType) -> None:
@@ -53,18 +52,12 @@ class Results:
         self._size = nbytes(t)
         self._spare: list[np.ndarray] = []
 
-    def new(self) -> tuple[np.ndarray, int]:
-        """An uninitialised array, and its address."""
-        if self._size >= KEPT:
-            memory = _taken(self._spare)
-            if memory is None:
-                memory = aligned(self._size)
-            address = address_of(memory)
-            return np.asarray(_Lent(memory, address, self._shape, self._dtype, self._spare)), address
-        whole = np.empty(self._size + ALIGNMENT, np.uint8)
-        address = address_of(whole)
-        start = -address % ALIGNMENT
-        return np.ndarray(self._shape, self._dtype, whole, start), address + start
+    def new(self) -> np.ndarray:
+        """An uninitialised array."""
+        memory = _taken(self._spare)
+        if memory is None:
+            memory = aligned(self._size)
+        return np.asarray(_Lent(memory, address_of(memory), self._shape, self._dtype, self._spare))
 
 
 def _taken(spare: list[np.ndarray]) -> np.ndarray | None:
