@@ -53,7 +53,8 @@ class BoundCall(Call):
     def _outputs(self, machine: Machine) -> tuple[Slot, ...]:
         first = len(self._exe.graph.inputs)
         return tuple(
-            (first + k, dtype, shape, machine.stage(first + k), machine.maker(k)) for k, (shape, dtype) in enumerate(self._shown)
+            (first + k, dtype, shape, machine.stage(first + k), machine.maker(k))
+            for k, (shape, dtype) in enumerate(self._shown)
         )
 
     def _long(self, inputs: Sequence[Any]) -> Any:

@@ -19,7 +19,6 @@ import numpy as np
 
 from gensyn_tvm.errors import TargetError, describe
 from gensyn_tvm.runtime.cuda_driver import Call, Context, Event, Module
-from gensyn_tvm.runtime.machine import Bound
 from gensyn_tvm.runtime.plan import AREAS, Step, join, nbytes, split
 from gensyn_tvm.runtime.storage import address_of, aligned_array
 from gensyn_tvm.targets.gpu.program import DeviceProgram
@@ -131,11 +130,6 @@ class CudaMachine:
 
     def reset_places(self) -> None:
         """There are none."""
-
-    @property
-    def is_lasting(self) -> bool:
-        """Whether nobody modifies the arrays of state that are bound."""
-        return all(bound.given is not None for bound in self.states.values())
 
     def feed(self, slot: int, array: np.ndarray) -> None:
         """Send an input to the device."""

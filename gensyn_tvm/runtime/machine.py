@@ -14,7 +14,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ from gensyn_tvm.errors import EnvironmentChangedError, TargetError, describe
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.fpenv import ieee754_environment
 from gensyn_tvm.runtime.plan import ACCEPTED, ALIGNMENT, nbytes, unpack
-from gensyn_tvm.runtime.storage import KEPT, Results, address_of, aligned, aligned_array
+from gensyn_tvm.runtime.storage import KEPT, Bound, Results, address_of, aligned, aligned_array
 
 try:
     from gensyn_tvm.runtime._call import Call, Entry, Pool
@@ -35,7 +34,7 @@ except ImportError as error:
             where="gensyn_tvm/runtime",
             found=str(error),
             expected="gensyn_tvm.runtime._call, built from _call.c and its neighbours when gensyn_tvm is installed",
-            remedy="install again with this Python, whose headers and gcc it takes: make test, or pip install --force-reinstall .",
+            remedy="install gensyn_tvm again for this Python, with its headers and gcc: make test, or pip install .",
         )
     ) from error
 
@@ -52,19 +51,6 @@ _ALL_CORES = 1  # TVM's affinity mode "big"
 
 #: TVM has one thread pool for the process; runs with different numbers of threads must not overlap. A lock, as ``RLock``.
 POOL = Pool()
-
-
-@dataclass
-class Bound:
-    """An array of state in a slot of the table.
-
-    Attributes:
-        given: what the caller gave, if nobody modifies it; else None.
-        array: where its bytes are; a copy of what the caller may modify.
-    """
-
-    given: Any
-    array: np.ndarray
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:

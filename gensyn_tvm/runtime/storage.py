@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,19 @@ def aligned(size: int) -> np.ndarray:
 def aligned_array(t: TensorType) -> np.ndarray:
     """An uninitialised array of a carried type at such an address."""
     return aligned(nbytes(t)).view(t.dtype).reshape(t.shape)
+
+
+@dataclass
+class Bound:
+    """An array of state in a slot of the table.
+
+    Attributes:
+        given: what the caller gave, if nobody modifies it; else None.
+        array: where its bytes are; a copy of what the caller may modify.
+    """
+
+    given: Any
+    array: np.ndarray
 
 
 class Results:
@@ -81,4 +95,4 @@ class _Lent:
             self._home.append(self._memory)
 
 
-__all__ = ["KEPT", "Results", "address_of", "aligned", "aligned_array"]
+__all__ = ["KEPT", "Bound", "Results", "address_of", "aligned", "aligned_array"]
