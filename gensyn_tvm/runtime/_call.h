@@ -14,6 +14,10 @@
 #endif
 #include <numpy/arrayobject.h>
 
+#ifdef Py_GIL_DISABLED
+#error "the lock of the pool relies on the GIL"
+#endif
+
 #include <stdint.h>
 #include <string.h>
 
@@ -26,11 +30,13 @@ typedef struct {
 #define INTEGER 1
 typedef int (*Function)(void *self, const Any *arguments, int32_t count, Any *result);
 
+/* Whoever has the GIL reads and writes it. */
 typedef struct {
     PyObject_HEAD
-    PyThread_type_lock lock;
-    unsigned long holder; /* the thread that has the lock `depth` times; only read and written by who has the GIL */
-    long depth;
+    unsigned long holder; /* the thread that has the lock `depth` times */
+    long depth, waiting;
+    PyThread_type_lock bell; /* what waits for the lock waits for this one, which is taken unless `is_rung` */
+    int is_rung;
     int threads;
 } Pool;
 

@@ -1,4 +1,4 @@
-/* The lock on TVM's thread pool. */
+/* The lock on TVM's thread pool. No function of the system is called unless somebody waits. */
 #include "_call.h"
 
 static PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -10,18 +10,22 @@ static PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     Pool *self = (Pool *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->lock = PyThread_allocate_lock();
-    if (self->lock == NULL) {
+    self->bell = PyThread_allocate_lock();
+    if (self->bell == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
+    PyThread_acquire_lock(self->bell, NOWAIT_LOCK);
     return (PyObject *)self;
 }
 
 static void pool_dealloc(Pool *self)
 {
-    if (self->lock != NULL)
-        PyThread_free_lock(self->lock); /* nobody has it: who has it holds the object */
+    if (self->bell != NULL) {
+        if (!self->is_rung)
+            PyThread_release_lock(self->bell);
+        PyThread_free_lock(self->bell); /* nobody waits: who waits holds the object */
+    }
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -32,13 +36,17 @@ int pool_acquire(Pool *self)
         self->depth++;
         return 0;
     }
-    PyLockStatus status = PyThread_acquire_lock_timed(self->lock, 0, 0);
-    while (status != PY_LOCK_ACQUIRED) {
+    while (self->depth > 0) {
+        PyLockStatus status;
+        self->waiting++;
         Py_BEGIN_ALLOW_THREADS
-        status = PyThread_acquire_lock_timed(self->lock, -1, 1);
+        status = PyThread_acquire_lock_timed(self->bell, -1, 1);
         Py_END_ALLOW_THREADS
-        if (status == PY_LOCK_INTR && PyErr_CheckSignals() < 0)
-            return -1;
+        self->waiting--;
+        if (status == PY_LOCK_ACQUIRED)
+            self->is_rung = 0;
+        else if (PyErr_CheckSignals() < 0)
+            return -1; /* the bell goes on ringing for others, if it does */
     }
     self->holder = me;
     self->depth = 1;
@@ -47,8 +55,10 @@ int pool_acquire(Pool *self)
 
 void pool_release(Pool *self)
 {
-    if (--self->depth == 0)
-        PyThread_release_lock(self->lock);
+    if (--self->depth == 0 && self->waiting > 0 && !self->is_rung) {
+        self->is_rung = 1;
+        PyThread_release_lock(self->bell);
+    }
 }
 
 static PyObject *pool_enter(Pool *self, PyObject *Py_UNUSED(ignored))

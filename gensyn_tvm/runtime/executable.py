@@ -140,7 +140,7 @@ class Executable:
         """What ``compile`` logs as warnings: kernels that run with a simpler schedule."""
         return self._machine.plan.warnings
 
-    @property
+    @cached_property
     def is_training_step(self) -> bool:
         """Whether the program updates state."""
         return any(o.updates for o in self.graph.outputs)

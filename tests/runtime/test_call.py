@@ -451,3 +451,35 @@ def test_without_the_compiled_module_there_is_an_error_that_says_so() -> None:
     assert done.returncode != 0
     for part in ("TargetError: gensyn_tvm's compiled module cannot be loaded", "found: ", "expected: ", "what to do: install"):
         assert part in done.stderr
+
+
+def test_the_lock_is_with_one_thread_at_a_time() -> None:
+    """Threads that wait, that are interrupted while they wait, and that take it again are all served."""
+    lock = _call.Pool()
+    inside: list[int] = []
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        for i in range(300):
+            with lock:
+                if inside:
+                    wrong.append(k)
+                inside.append(k)
+                if i % 3 == 0:
+                    time.sleep(0)
+                with lock:
+                    inside.pop()
+
+    old = signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    try:
+        workers = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+        for t in workers:
+            t.start()
+        work(6)
+        for t in workers:
+            t.join(60)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert not wrong and not inside and not any(t.is_alive() for t in workers)
