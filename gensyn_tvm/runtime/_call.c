@@ -205,7 +205,7 @@ static int place_all(const Call *self, PyObject *values, PyObject *results)
     return 0;
 }
 
-/* With the lock: fill `results`; the status of the run, 0 for well. `*is_run` says whether the arrays and the machine allowed it. */
+/* With the lock: fill `results`; the status of the run, 0 for well. `*is_run`: whether arrays and machine allowed one. */
 static long long run_held(const Call *self, PyObject *values, PyObject *results, long threads, int *is_run)
 {
     const Entry *entry = self->entry;
@@ -315,8 +315,9 @@ PyMODINIT_FUNC PyInit__call(void)
     PyObject *made = PyModule_Create(&module);
     if (made == NULL)
         return NULL;
-    if (PyModule_AddType(made, &PoolType) < 0 || PyModule_AddType(made, &EntryType) < 0 || PyModule_AddType(made, &CallType) < 0 ||
-        PyModule_AddIntMacro(made, ACCEPTED) < 0 || PyModule_AddIntMacro(made, ALIGNMENT) < 0) {
+    if (PyModule_AddType(made, &PoolType) < 0 || PyModule_AddType(made, &EntryType) < 0 ||
+        PyModule_AddType(made, &CallType) < 0 || PyModule_AddIntMacro(made, ACCEPTED) < 0 ||
+        PyModule_AddIntMacro(made, ALIGNMENT) < 0) {
         Py_DECREF(made);
         return NULL;
     }

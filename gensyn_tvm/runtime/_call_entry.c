@@ -25,8 +25,8 @@ static PyObject *entry_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     unsigned long long address;
     long long first, last;
     Py_ssize_t status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OOKnLL", names, &PoolType, &pool, &PyArray_Type, &table, &library, &fail,
-                                     &address, &status, &first, &last))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OOKnLL", names, &PoolType, &pool, &PyArray_Type, &table, &library,
+                                     &fail, &address, &status, &first, &last))
         return NULL;
     PyArrayObject *array = (PyArrayObject *)table;
     if (address == 0 || PyArray_NDIM(array) != 1 || PyArray_TYPE(array) != NPY_INT64 || !PyArray_ISCARRAY(array)) {

@@ -20,7 +20,7 @@ import numpy as np
 from gensyn_tvm.errors import TargetError, describe
 from gensyn_tvm.runtime.cuda_driver import Call, Context, Event, Module
 from gensyn_tvm.runtime.plan import AREAS, Step, join, nbytes, split
-from gensyn_tvm.runtime.storage import address_of, aligned_array
+from gensyn_tvm.runtime.storage import Bound, address_of, aligned_array
 from gensyn_tvm.targets.gpu.program import DeviceProgram
 
 _MAGIC = b"gensyn_tvm cuda\0"
