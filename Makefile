@@ -118,7 +118,7 @@ frontends: $(STAMP)
 	"$(BIN)/python" scripts/make_frontends_page.py
 
 clean:
-	rm -rf "$(VENV)" build dist demo-output gpu-pack gpu-pack.zip fuzz-failures *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf "$(VENV)" build dist demo-output gpu-pack gpu-pack.zip fuzz-failures *.egg-info gensyn_tvm/runtime/*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(STAMP): pyproject.toml setup.py $(wildcard gensyn_tvm/runtime/_call*.[ch])
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
