@@ -149,13 +149,15 @@ static PyObject *new_result(const Slot *slot)
     return array;
 }
 
-/* An array, or a list of arrays if there are several outputs. */
+/* An array, or a list of arrays if there are several outputs; nobody finds the list before it is filled. */
 static PyObject *new_results(const Call *self)
 {
     const Slot *slots = self->slots + self->inputs;
     if (self->outputs == 1)
         return new_result(slots);
     PyObject *list = PyList_New(self->outputs);
+    if (list != NULL)
+        PyObject_GC_UnTrack(list);
     for (Py_ssize_t k = 0; list != NULL && k < self->outputs; k++) {
         PyObject *array = new_result(&slots[k]);
         if (array == NULL)
@@ -251,8 +253,11 @@ static PyObject *call_short(Call *self, PyObject *values)
     pool_release(self->entry->pool);
     if (status != 0)
         Py_XDECREF(PyObject_CallFunction(self->entry->fail, "L", status));
-    if (is_run && status == 0 && !PyErr_Occurred())
+    if (is_run && status == 0 && !PyErr_Occurred()) {
+        if (self->outputs != 1)
+            PyObject_GC_Track(results);
         return results;
+    }
     Py_DECREF(results);
     if (status != 0 && !PyErr_Occurred())
         PyErr_Format(PyExc_RuntimeError, "the code returned status %lld", status);

@@ -43,7 +43,8 @@ class BoundCall(Call):
     def _is_plain(self, machine: Machine, types: Sequence[TensorType]) -> bool:
         """Whether inputs and outputs are what the code reads and writes."""
         alone = len(machine.plan.outputs) == len(types) and not machine.plan.copies
-        wide = all(t.dtype == t.carrier for t in types) and all(dtype is not None for _, _, dtype, _ in self._exe._feeds)
+        given = [dtype for _, i, dtype, _ in self._exe._feeds if i.role not in STATE_ROLES]
+        wide = all(t.dtype == t.carrier for t in types) and all(dtype is not None for dtype in given)
         return alone and wide and bool(self._shown)
 
     def _inputs(self, machine: Machine) -> tuple[Slot, ...]:

@@ -90,7 +90,7 @@ def test_short_calls_have_the_bits_of_long_ones(shape: tuple[int, ...], outputs:
         x.flags.writeable = seed % 2 == 0
         found = call(x, y)
         assert not long_runs
-        assert isinstance(found, list) == (outputs == 2)
+        assert isinstance(found, list) == gc.is_tracked(found) == (outputs == 2)
         held.append((found if outputs == 2 else [found], [np.asarray(x + y), np.asarray(-x)]))
     for results, expected in held:  # the later calls have not written over them
         for array, wanted in zip(results, expected, strict=False):
@@ -248,6 +248,19 @@ def test_bound_calls_take_turns() -> None:
     one.threads = 2
     assert equal(calls[0](given), alone)
     assert POOL.threads == 2
+
+
+@pytest.mark.parametrize(("given", "kept"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_narrow_inputs_take_the_long_way_and_narrow_parameters_do_not(given: str, kept: str) -> None:
+    b = GraphBuilder("narrow")
+    x = b.add_input("x", "input", TensorType(SMALL, given))
+    w = b.add_input("w", "parameter", TensorType(SMALL, kept))
+    b.add_output("y", b.emit("add", *(b.emit("cast", v, dtype="float64") for v in (x, w))))
+    first, second = (a.astype(name) for a, name in zip(arrays(SMALL), (given, kept), strict=True))
+    call = compile(Source(b.finish(), State({"w": second}))).bind()
+    for _ in range(3):
+        assert equal(call(first), first.astype(np.float64) + second.astype(np.float64))
+    assert call.is_short == (given == "float32")
 
 
 def test_forgetting_takes_the_short_way_away() -> None:
