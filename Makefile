@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Names the Python that the environment was made for; newer pyproject.toml or setup.py reinstall.
+# Names the Python that the environment was made for; newer pyproject.toml, setup.py or C sources reinstall.
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
@@ -118,11 +118,11 @@ frontends: $(STAMP)
 	"$(BIN)/python" scripts/make_frontends_page.py
 
 clean:
-	rm -rf "$(VENV)" build dist demo-output gpu-pack gpu-pack.zip fuzz-failures *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf "$(VENV)" build dist demo-output gpu-pack gpu-pack.zip fuzz-failures *.egg-info gensyn_tvm/runtime/*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-$(STAMP): pyproject.toml setup.py
+$(STAMP): pyproject.toml setup.py $(wildcard gensyn_tvm/runtime/_call*.[ch])
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install "pip>=24" "setuptools>=77.0.3"
+	"$(BIN)/python" -m pip install "pip>=24" "setuptools>=77.0.3" "numpy>=2.1,<2.5"
 	"$(BIN)/python" -m pip install torch==2.13.0
 	"$(BIN)/python" -m pip install --no-build-isolation -e ".[onnx,torch,tensorflow,keras,train,cuda,demo,tune,bench,dev]"
 	touch "$(STAMP)"

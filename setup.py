@@ -5,7 +5,8 @@ The folders ``frontends`` and ``schedules`` at the root are installed as ``gensy
 type checkers find them; packaging goes by the real folders.
 """
 
-from setuptools import find_packages, setup
+import numpy
+from setuptools import Extension, find_packages, setup
 
 MAPPED = ("frontends", "schedules")
 
@@ -22,6 +23,15 @@ def packages() -> list[str]:
 setup(
     packages=packages(),
     package_dir={"gensyn_tvm": "gensyn_tvm", **{f"gensyn_tvm.{folder}": folder for folder in MAPPED}},
-    package_data={"": ["*.json", "*.onnx", "py.typed"], "gensyn_tvm.schedules": ["tuned/*.json"]},
+    package_data={"": ["*.json", "*.onnx", "*.pyi", "py.typed"], "gensyn_tvm.schedules": ["tuned/*.json"]},
     include_package_data=False,
+    ext_modules=[
+        Extension(
+            "gensyn_tvm.runtime._call",
+            [f"gensyn_tvm/runtime/{name}.c" for name in ("_call", "_call_entry", "_call_pool")],
+            depends=["gensyn_tvm/runtime/_call.h"],
+            include_dirs=[numpy.get_include()],
+            extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+        )
+    ],
 )

@@ -29,13 +29,10 @@ functions beside what correct rounding needs; here is what neither of them shows
 _CALLS = """\
 ## What a call costs
 
-Microseconds of a bound call (`exe.bind()`) with one thread, and of its parts, each called alone from Python. *Inputs*: dtype,
-shape and address of each array; small ones are copied to a fixed place. *Into the library*: the way through TVM's interface
-with four integers. *Floating-point environment*: reading it, setting IEEE-754's defaults and putting the caller's back, which
-another library may have changed. *Rest*: Python's own call and the loops over inputs and outputs.
-
-A NumPy function is one call from Python into C and can't be reached from Python code: the rows above *kernels* are what
-would be left to a call written in C.
+Microseconds of a bound call (`exe.bind()`) with one thread, one call from Python into C (`gensyn_tvm/runtime/_call.c`) as a
+function of NumPy is. *Floating-point environment*: reading it, setting IEEE-754's defaults and putting the caller's back, which
+another library may have changed. *Rest*: Python's own call, dtype, shape and address of each array, copies of small ones to and
+from a fixed place, memory for the result, and the lock on TVM's threads.
 """
 _MEMORY = """\
 ## What fresh memory costs
@@ -44,8 +41,7 @@ The sum of two arrays of {elements} elements, {megabytes:.0f} MB read and writte
 ({rate:.1f} GB/s) into memory of a result that nobody holds any more, and {fresh:.2f} ms into memory that the system has
 to clear first, page by page. Results of at least 4 MiB are therefore written into memory of earlier ones.
 """
-#: From the array to the kernel and back.
-_PARTS = ("lock", "inputs", "result", "into the library", "floating-point environment", "rest", "kernels", "call", "NumPy")
+_PARTS = ("floating-point environment", "rest", "kernels", "call", "NumPy")
 
 
 def page(found: Mapping[str, Any], copied: float) -> str:

@@ -54,7 +54,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what is distributed, under a path with a space; building in the checkout would leave folders behind."""
     folder = tmp_path_factory.mktemp("with space") / "source"
     folder.mkdir()
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
     for name in SHIPPED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
@@ -94,7 +94,9 @@ def test_wheel_has_every_module_once(wheel: Path) -> None:
     found = {n for n in names if n.endswith(".py")}
     assert found == modules(ROOT)
     assert {"gensyn_tvm/frontends/onnx.py", "gensyn_tvm/frontends/torch.py", "gensyn_tvm/schedules/driver.py"} <= found
-    assert {"gensyn_tvm/py.typed", "gensyn_tvm/demo/digits_mlp.onnx"} <= set(names)
+    assert {"gensyn_tvm/py.typed", "gensyn_tvm/runtime/_call.pyi", "gensyn_tvm/demo/digits_mlp.onnx"} <= set(names)
+    assert [n for n in names if n.endswith(".so")] == [f"gensyn_tvm/runtime/_call{sysconfig.get_config_var('EXT_SUFFIX')}"]
+    assert not [n for n in names if n.endswith((".c", ".h"))]
     tuned = {f"gensyn_tvm/schedules/tuned/{p.name}" for p in (ROOT / "schedules" / "tuned").glob("*.json")}
     assert tuned and tuned == {n for n in names if "/tuned/" in n}
     assert {n.split("/")[0] for n in names} == {"gensyn_tvm", f"gensyn_tvm-{__version__}.dist-info"}
@@ -102,6 +104,9 @@ def test_wheel_has_every_module_once(wheel: Path) -> None:
 
 def test_sdist_builds_the_same_wheel(sources: Path, wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(build(sources, "sdist")) as archive:
+        inside = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
+        assert {f"gensyn_tvm/runtime/_call{end}" for end in (".c", ".h", ".pyi", "_entry.c", "_pool.c")} <= inside
+        assert not [n for n in inside if n.endswith(".so")]
         archive.extractall(tmp_path, filter="data") if hasattr(tarfile, "data_filter") else archive.extractall(tmp_path)
     (unpacked,) = tmp_path.iterdir()
     again = build(unpacked, "wheel")
@@ -190,7 +195,7 @@ def test_wheel_runs_saved_program(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "fresh environment"
     venv.create(home, with_pip=False, symlinks=True)
     python = home / "bin" / "python"
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    code = "import sysconfig; print(sysconfig.get_path('platlib'))"
     site = Path(run_python(python, code, tmp_path).strip())
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True, timeout=300)

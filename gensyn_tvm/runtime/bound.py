@@ -8,91 +8,73 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gensyn_tvm.canonical.graph import STATE_ROLES
+from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.errors import InputError, describe
-from gensyn_tvm.runtime.machine import POOL_LOCK, Machine
-from gensyn_tvm.runtime.plan import ACCEPTED
-from gensyn_tvm.runtime.storage import address_of
+from gensyn_tvm.runtime.machine import POOL, Call, Machine
 
 if TYPE_CHECKING:
+    from gensyn_tvm.runtime._call import Slot
     from gensyn_tvm.runtime.executable import Executable
 
 
-class BoundCall:
+class BoundCall(Call):
     """What ``Executable.bind`` gives; called as ``call(*inputs)`` or ``call(*inputs, out=arrays)``.
 
     The result is an array, or a list of arrays if the program has several outputs. Arrays of ``out`` are written to, and are
-    the result; their types must be those of the outputs.
+    the result; their types must be those of the outputs. Arrays that do not fit raise ``InputError``.
+
+    A call is one of ``Call``, in C, which comes back to ``_long`` and ``_into`` here.
     """
 
     def __init__(self, exe: Executable, state: Mapping[str, Any]) -> None:
-        self._exe, self.state, self._machine = exe, state, exe._machine
-        # What reads arrays where the host has them can take the short way.
-        self._host = exe._machine if isinstance(exe._machine, Machine) else None
-        machine, graph = exe._machine, exe.graph
+        self._exe, self.state = exe, state
+        graph, types = exe.graph, [exe._types[o.value] for o in exe.graph.outputs]
         self.names = [i.name for i in graph.inputs if i.role not in STATE_ROLES]
-        # What needs no conversion is copied to its fixed place at once, or read where it is: (slot, place, dtype, shape).
-        self._places = [
-            (slot, machine.stage(slot), dtype, i.type.shape) for slot, i, dtype, _ in exe._feeds if i.role not in STATE_ROLES
-        ]
-        first = len(graph.inputs)
-        self._results = [machine.stage(first + k) for k in range(len(graph.outputs))]
-        self._staged = [(k, place) for k, place in enumerate(self._results) if place is not None]
         # An output whose extent is known at run time only is smaller than its type, and fits no array that is given.
-        shown = [] if any(o.extents for o in graph.outputs) else [exe._types[o.value] for o in graph.outputs]
+        shown = [] if any(o.extents for o in graph.outputs) else types
         self._shown = [(t.shape, np.dtype(t.dtype)) for t in shown]
-        plain = len(machine.plan.outputs) == len(graph.outputs) and not machine.plan.copies
-        wide = all(exe._types[o.value].dtype == exe._types[o.value].carrier for o in graph.outputs)
-        self._is_short = plain and wide and bool(shown) and all(d is not None for _, _, d, _ in self._places)
+        # What reads arrays where the host has them, as they are, can take the short way.
+        self._host: Machine | None = None
+        machine = exe._machine
+        if isinstance(machine, Machine) and self._is_plain(machine, types):
+            self._host = machine
+            super().__init__(exe, machine.entry, self._inputs(machine), self._outputs(machine))
 
-    def __call__(self, *inputs: Any, out: Sequence[np.ndarray] | np.ndarray | None = None) -> Any:
-        """Run once.
+    def _is_plain(self, machine: Machine, types: Sequence[TensorType]) -> bool:
+        """Whether inputs and outputs are what the code reads and writes."""
+        alone = len(machine.plan.outputs) == len(types) and not machine.plan.copies
+        given = [dtype for _, i, dtype, _ in self._exe._feeds if i.role not in STATE_ROLES]
+        wide = all(t.dtype == t.carrier for t in types) and all(dtype is not None for dtype in given)
+        return alone and wide and bool(self._shown)
 
-        Raises:
-            InputError: arrays that do not fit.
-        """
-        if len(inputs) != len(self._places):
+    def _inputs(self, machine: Machine) -> tuple[Slot, ...]:
+        feeds = [(slot, dtype, i.type.shape) for slot, i, dtype, _ in self._exe._feeds if i.role not in STATE_ROLES]
+        return tuple((slot, dtype, shape, machine.stage(slot), None) for slot, dtype, shape in feeds)
+
+    def _outputs(self, machine: Machine) -> tuple[Slot, ...]:
+        first = len(self._exe.graph.inputs)
+        return tuple(
+            (first + k, dtype, shape, machine.stage(first + k), machine.maker(k))
+            for k, (shape, dtype) in enumerate(self._shown)
+        )
+
+    def _long(self, inputs: Sequence[Any]) -> Any:
+        """Run on whatever a caller may give."""
+        if len(inputs) != len(self.names):
             raise InputError(f"{len(inputs)} inputs; expected {', '.join(self.names)}")
-        with POOL_LOCK:
-            host = self._host
-            if self._is_short and host is not None and host.owner is self and self._placed(host, inputs):
-                results = self._short(host, out)
-            else:
-                results = self._long(inputs, out)
+        with POOL:
+            results = self._exe._run(dict(zip(self.names, inputs, strict=True)), self.state, tensors=())
+            if self._host is not None:
+                self._host.let_rely(self)
         return results[0] if len(results) == 1 else results
 
-    def _short(self, host: Machine, out: Any) -> list[np.ndarray]:
-        """Run on inputs that are placed. A loop costs less than a comprehension."""
-        results = []
-        for k, place in enumerate(self._results):
-            results.append(host.new_output(k) if place is None else place)
-        host.run(self._exe.threads, results)
-        if out is not None:
-            return self._copied(results, out)
-        for k, place in self._staged:
-            results[k] = place.copy()
-        return results
-
-    def _placed(self, host: Machine, inputs: Sequence[Any]) -> bool:
-        """Let the code read the inputs; False if one of them needs more than that."""
-        table = host.table
-        for value, (slot, place, dtype, shape) in zip(inputs, self._places):  # noqa: B905  (strict takes as long as the copy)
-            if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
-                return False
-            if place is not None:
-                place[...] = value
-            else:
-                address = address_of(value)
-                if address % ACCEPTED or not value.flags.c_contiguous:
-                    return False
-                table[slot] = address
-        return True
-
-    def _long(self, inputs: Sequence[Any], out: Any) -> list[np.ndarray]:
-        results = self._exe._run(dict(zip(self.names, inputs, strict=True)), self.state, tensors=())
-        self._machine.reset_places()
-        # Arrays that somebody may modify are looked at in each call.
-        self._machine.owner = self if self._machine.is_lasting else None
-        return results if out is None else self._copied(results, out)
+    def _into(self, *inputs: Any, out: Sequence[np.ndarray] | np.ndarray | None = None) -> Any:
+        """Run, and copy the results to given arrays."""
+        results = self(*inputs)
+        if out is None:
+            return results
+        targets = self._copied(results if isinstance(results, list) else [results], out)
+        return targets[0] if len(targets) == 1 else targets
 
     def _copied(self, results: Sequence[np.ndarray], out: Any) -> list[np.ndarray]:
         targets = self._targets(out)

@@ -19,9 +19,8 @@ import numpy as np
 
 from gensyn_tvm.errors import TargetError, describe
 from gensyn_tvm.runtime.cuda_driver import Call, Context, Event, Module
-from gensyn_tvm.runtime.machine import Bound
 from gensyn_tvm.runtime.plan import AREAS, Step, join, nbytes, split
-from gensyn_tvm.runtime.storage import address_of, aligned_array
+from gensyn_tvm.runtime.storage import Bound, address_of, aligned_array
 from gensyn_tvm.targets.gpu.program import DeviceProgram
 
 _MAGIC = b"gensyn_tvm cuda\0"
@@ -58,7 +57,6 @@ class CudaMachine:
     Attributes:
         plan: its plan.
         states: arrays of state that are on the device, by slot.
-        owner: always None: no caller writes addresses into a table.
 
     Raises:
         TargetError: the library was made by another version.
@@ -68,7 +66,6 @@ class CudaMachine:
         self._image, self.program = unpack_device(library)
         self.plan = self.program.plan
         self.states: dict[int, Bound] = {}
-        self.owner: Any = None
         self._context: Context | None = None
         self._module: Module
         self._addresses: list[int] = []
@@ -133,11 +130,6 @@ class CudaMachine:
 
     def reset_places(self) -> None:
         """There are none."""
-
-    @property
-    def is_lasting(self) -> bool:
-        """Whether nobody modifies the arrays of state that are bound."""
-        return all(bound.given is not None for bound in self.states.values())
 
     def feed(self, slot: int, array: np.ndarray) -> None:
         """Send an input to the device."""

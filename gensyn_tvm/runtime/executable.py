@@ -22,7 +22,7 @@ from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.cuda import CudaMachine
 from gensyn_tvm.runtime.footprint import Footprint, footprint_of
-from gensyn_tvm.runtime.machine import POOL_LOCK, Machine
+from gensyn_tvm.runtime.machine import POOL, Machine
 from gensyn_tvm.runtime.plan import ALIGNMENT
 from gensyn_tvm.runtime.profile import Row, rows_of
 from gensyn_tvm.runtime.storage import address_of, aligned_array
@@ -140,7 +140,7 @@ class Executable:
         """What ``compile`` logs as warnings: kernels that run with a simpler schedule."""
         return self._machine.plan.warnings
 
-    @property
+    @cached_property
     def is_training_step(self) -> bool:
         """Whether the program updates state."""
         return any(o.updates for o in self.graph.outputs)
@@ -290,7 +290,7 @@ class Executable:
 
     def forget(self) -> None:
         """Look at all arrays of state anew in the next run, whatever was given in the last."""
-        with POOL_LOCK:
+        with POOL:
             self._machine.forget()
 
     def _run(
@@ -302,7 +302,7 @@ class Executable:
     ) -> list[Any]:
         """The outputs, those called ``tensors`` as TVM tensors and the others as NumPy arrays; ``own`` as of ``_give``."""
         machine = self._machine
-        with POOL_LOCK:
+        with POOL:
             _held = self._give(given, state, own)
             lasting = [o.name in tensors for o in self.graph.outputs]
             lasting += [False] * (len(machine.plan.outputs) - len(lasting))
@@ -402,7 +402,7 @@ class Executable:
             given, state = self._step_inputs(arguments[0], arguments[1], None), arguments[0].arrays
         else:
             given, state = dict(zip(self._call.names, arguments, strict=True)), self.state.arrays
-        with POOL_LOCK:
+        with POOL:
             _held = self._give(given, state)
             _results = self._machine.outputs([True] * len(self._machine.plan.outputs))
             seconds = self._machine.timed(self.threads)

@@ -7,14 +7,13 @@ one of them is another array or, for NumPy arrays, which anybody may write to, h
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import os
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,10 +23,25 @@ from gensyn_tvm.errors import EnvironmentChangedError, TargetError, describe
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.fpenv import ieee754_environment
 from gensyn_tvm.runtime.plan import ACCEPTED, ALIGNMENT, nbytes, unpack
-from gensyn_tvm.runtime.storage import Results, address_of, aligned, aligned_array
+from gensyn_tvm.runtime.storage import KEPT, Bound, Results, address_of, aligned, aligned_array
+
+try:
+    from gensyn_tvm.runtime._call import Call, Entry, Pool
+except ImportError as error:
+    raise TargetError(
+        describe(
+            "gensyn_tvm's compiled module cannot be loaded",
+            where="gensyn_tvm/runtime",
+            found=str(error),
+            expected="gensyn_tvm.runtime._call, built from _call.c and its neighbours when gensyn_tvm is installed",
+            remedy="install gensyn_tvm again for this Python, with its headers and gcc: make test, or pip install .",
+        )
+    ) from error
 
 #: The entry of a library, and the same without care for the floating-point environment (for tests).
 RUN, UNGUARDED = "gensyn_run", "gensyn_run_unguarded"
+#: What TVM puts in front of a function's name (``tvm_ffi_prefix``); its interface is that of every packed function.
+_SYMBOL = "__tvm_ffi_"
 #: What the entry returns if the floating-point environment cannot be set.
 NO_ENVIRONMENT = 77
 #: Inputs and outputs up to this many bytes are copied to and from a fixed place.
@@ -35,21 +49,8 @@ STAGED = 32768
 
 _ALL_CORES = 1  # TVM's affinity mode "big"
 
-#: TVM has one thread pool for the process; runs with different numbers of threads must not overlap.
-POOL_LOCK = threading.RLock()
-
-
-@dataclass
-class Bound:
-    """An array of state in a slot of the table.
-
-    Attributes:
-        given: what the caller gave, if nobody modifies it; else None.
-        array: where its bytes are; a copy of what the caller may modify.
-    """
-
-    given: Any
-    array: np.ndarray
+#: TVM has one thread pool for the process; runs with different numbers of threads must not overlap. A lock, as ``RLock``.
+POOL = Pool()
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
@@ -73,7 +74,7 @@ class Machine:
             code, self.plan, constants = unpack(library)
         except ValueError as error:
             _refuse(target, str(error))
-        self._run, self._unguarded = _load(code, target)
+        self._run, self._unguarded, address = _load(code, target)
         with ieee754_environment():
             pass  # it can be set, and arithmetic obeys
         self.table = np.zeros(self.plan.slots, np.int64)
@@ -85,8 +86,8 @@ class Machine:
         self._is_prepared = False
         self._ready = False
         self.states: dict[int, Bound] = {}
-        #: Who may rely on what the table says of states and small outputs.
-        self.owner: Any = None
+        #: For calls that rely on what the table says of states and small outputs.
+        self.entry = Entry(POOL, self.table, self._run, _fail, address, self._status, *self._steps)
         self._results: dict[int, Results] = {}
         self._stages: dict[int, np.ndarray] = {}
         for slot, t in enumerate((*self.plan.inputs, *self.plan.outputs)):
@@ -114,7 +115,7 @@ class Machine:
     def forget(self) -> None:
         """Arrays of state that are bound may have other bytes by now: the next run binds all anew."""
         self.states.clear()
-        self.owner = None
+        self.entry.own(None)
         self._is_prepared = False
 
     def reset_places(self) -> None:
@@ -148,7 +149,7 @@ class Machine:
             lasting: whether nobody modifies it; otherwise its bytes are compared with those of the last run.
             keep: whether it stays bound; otherwise the result must live as long as the run.
         """
-        self.owner = None
+        self.entry.own(None)
         bound = self.states.get(slot)
         if bound is not None and bound.given is None and np.array_equal(_bytes(bound.array), _bytes(array)):
             return None
@@ -164,7 +165,7 @@ class Machine:
 
     def outputs(self, lasting: Sequence[bool], given: Mapping[int, np.ndarray] | None = None) -> list[np.ndarray]:
         """Arrays that the code is to write: those of ``given``, fixed places, or new ones where ``lasting``."""
-        self.owner = None
+        self.entry.own(None)
         first = len(self.plan.inputs)
         arrays = []
         for k, t in enumerate(self.plan.outputs):
@@ -177,27 +178,31 @@ class Machine:
             arrays.append(array)
         return arrays
 
-    def new_output(self, output: int) -> np.ndarray:
-        """A new array that the code is to write."""
-        results = self._results.get(output)
-        if results is None:
-            results = self._results[output] = Results(self.plan.outputs[output])
-        array, self.table[len(self.plan.inputs) + output] = results.new()
-        return array
+    def let_rely(self, call: Call) -> None:
+        """After a run of a call: let it rely on what the table says until something changes that.
+
+        Arrays that somebody may modify are looked at in each run.
+        """
+        self.reset_places()
+        self.entry.own(call if self.is_lasting else None)
+
+    def maker(self, output: int) -> Callable[[], np.ndarray] | None:
+        """What makes arrays for a large output; None for others, whose memory is not kept."""
+        t = self.plan.outputs[output]
+        return self._results.setdefault(output, Results(t)).new if nbytes(t) >= KEPT else None
 
     def is_staged(self, output: int) -> bool:
         """Whether an output has a fixed place, out of which it is copied."""
         return len(self.plan.inputs) + output in self._stages
 
     def run(self, threads: int, outputs: Sequence[np.ndarray]) -> None:
-        """Run on what the table says; the caller has ``POOL_LOCK``.
+        """Run on what the table says; the caller has ``POOL``.
 
         Raises:
             EnvironmentChangedError: the floating-point environment cannot be set or restored.
             MemoryError: a kernel got no memory.
         """
-        if threads != _current_threads:
-            use_threads(threads)
+        use_threads(threads)
         if not self._is_prepared:
             self._prepare(threads)
         self._run(self._table_address, *self._steps, threads)
@@ -265,7 +270,8 @@ def _fail(status: int) -> None:
     raise MemoryError(f"a kernel could not get memory for its intermediate values or threads (status {status})")
 
 
-def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[..., Any], int]:
+    """The two entries, and the address of the first, which its function keeps in memory."""
     import tvm_ffi  # noqa: F401  (loads the FFI before TVM's runtime)
     from tvm import runtime
 
@@ -275,9 +281,19 @@ def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[.
         try:
             module = runtime.load_module(str(path))
             _touch_constants(path)
-            return module.get_function(RUN, query_imports=True), module.get_function(UNGUARDED, query_imports=True)
+            run, unguarded = (module.get_function(name, query_imports=True) for name in (RUN, UNGUARDED))
+            return run, unguarded, _address(path, _SYMBOL + RUN)
         except (RuntimeError, OSError, AttributeError) as error:
             _refuse(target, str(error)[:400])
+
+
+def _address(library: Path, symbol: str) -> int:
+    """Where a function of a library is that somebody else has loaded."""
+    opened = ctypes.CDLL(str(library))
+    try:
+        return ctypes.cast(getattr(opened, symbol), ctypes.c_void_p).value or 0
+    finally:
+        _ctypes.dlclose(opened._handle)
 
 
 def _touch_constants(library: Path) -> None:
@@ -308,16 +324,12 @@ def _refuse(target: str, found: str) -> NoReturn:
     )
 
 
-_current_threads = 0
-
-
 def use_threads(threads: int) -> None:
     """Size TVM's thread pool, which exists once in a process and is made at its first use.
 
     Its own default is half the hardware threads, and the number it is made with is the most that it can ever use.
     """
-    global _current_threads
-    if threads == _current_threads:
+    if threads == POOL.threads:
         return
     import tvm_ffi
 
@@ -333,4 +345,4 @@ def use_threads(threads: int) -> None:
             RuntimeWarning,
             stacklevel=4,
         )
-    _current_threads = threads
+    POOL.threads = threads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,26 @@ def aligned_array(t: TensorType) -> np.ndarray:
     return aligned(nbytes(t)).view(t.dtype).reshape(t.shape)
 
 
-class Results:
-    """Makes the arrays of one output, run after run.
+@dataclass
+class Bound:
+    """An array of state in a slot of the table.
 
-    Memory of at least ``KEPT`` bytes comes back when nobody holds the array any more, and the next one gets it. No more than
-    one piece waits.
+    Attributes:
+        given: what the caller gave, if nobody modifies it; else None.
+        array: where its bytes are; a copy of what the caller may modify.
+    """
+
+    given: Any
+    array: np.ndarray
+
+
+class Results:
+    """Makes the arrays of one large output, run after run.
+
+    Their memory comes back when nobody holds the array any more, and the next one gets it. No more than one piece waits.
 
     Args:
-        t: the carried type.
+        t: the carried type, of at least ``KEPT`` bytes.
     """
 
     def __init__(self, t: TensorType) -> None:
@@ -53,18 +66,12 @@ class Results:
         self._size = nbytes(t)
         self._spare: list[np.ndarray] = []
 
-    def new(self) -> tuple[np.ndarray, int]:
-        """An uninitialised array, and its address."""
-        if self._size >= KEPT:
-            memory = _taken(self._spare)
-            if memory is None:
-                memory = aligned(self._size)
-            address = address_of(memory)
-            return np.asarray(_Lent(memory, address, self._shape, self._dtype, self._spare)), address
-        whole = np.empty(self._size + ALIGNMENT, np.uint8)
-        address = address_of(whole)
-        start = -address % ALIGNMENT
-        return np.ndarray(self._shape, self._dtype, whole, start), address + start
+    def new(self) -> np.ndarray:
+        """An uninitialised array."""
+        memory = _taken(self._spare)
+        if memory is None:
+            memory = aligned(self._size)
+        return np.asarray(_Lent(memory, address_of(memory), self._shape, self._dtype, self._spare))
 
 
 def _taken(spare: list[np.ndarray]) -> np.ndarray | None:
@@ -88,4 +95,4 @@ class _Lent:
             self._home.append(self._memory)
 
 
-__all__ = ["KEPT", "Results", "address_of", "aligned", "aligned_array"]
+__all__ = ["KEPT", "Bound", "Results", "address_of", "aligned", "aligned_array"]

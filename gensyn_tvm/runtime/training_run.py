@@ -9,7 +9,7 @@ import numpy as np
 
 from gensyn_tvm.canonical.types import TensorType, from_carrier, to_carrier
 from gensyn_tvm.errors import TrainingError
-from gensyn_tvm.runtime.machine import POOL_LOCK
+from gensyn_tvm.runtime.machine import POOL
 from gensyn_tvm.runtime.storage import aligned_array
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class InPlace:
             InputError: arrays that do not fit.
         """
         exe = self._exe
-        with POOL_LOCK:
+        with POOL:
             machine = exe._machine
             _held = exe._give(given, {}, own=self._own)
             written = {k: self._other.get(k, self._own[name]) for k, name in self._updates.items()}

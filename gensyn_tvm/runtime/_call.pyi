@@ -1,0 +1,56 @@
+"""The extension in ``_call.c``, ``_call_entry.c`` and ``_call_pool.c``."""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+ACCEPTED: int
+ALIGNMENT: int
+
+#: Slot of the table, dtype, shape, the fixed place of small arrays, and what makes the arrays of large outputs.
+Slot: TypeAlias = tuple[int, Any, tuple[int, ...], np.ndarray | None, Callable[[], np.ndarray] | None]
+
+class Pool:
+    """The lock on TVM's thread pool, and the number of threads that it is sized for; 0 before its first use."""
+
+    threads: int
+    def __enter__(self) -> Pool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+class Entry:
+    """A library's entry, and the table of addresses that its code reads.
+
+    Args:
+        library: what keeps the code in memory.
+        fail: raises what a status means.
+        address: of the function.
+        status: the slot of the status.
+        first, last: steps of a run.
+    """
+
+    def __new__(
+        cls,
+        pool: Pool,
+        table: np.ndarray,
+        library: Any,
+        fail: Callable[[int], Any],
+        address: int,
+        status: int,
+        first: int,
+        last: int,
+    ) -> Entry: ...
+    def own(self, call: Call | None, /) -> None:
+        """Let a call rely on what the table says, or with None nobody."""
+
+class Call:
+    """The base of ``BoundCall``, whose ``_long`` and ``_into`` it calls for what is not addresses only."""
+
+    def __init__(self, executable: Any, entry: Entry, inputs: tuple[Slot, ...], outputs: tuple[Slot, ...]) -> None: ...
+    def __call__(self, *inputs: Any, out: Sequence[np.ndarray] | np.ndarray | None = None) -> Any: ...
+    @property
+    def is_short(self) -> bool:
+        """Whether the next call needs the addresses of its arrays only."""
