@@ -68,8 +68,10 @@ def page(found: Mapping[str, Any], copied: float) -> str:
 
 def main() -> None:
     """Write or check the page."""
-    found, times = (json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in ("call_overhead.json", "cpu.json"))
-    write_or_check(__doc__, PAGE, page(found, next(r["bytes"] for r in times["roofs"] if r["threads"] == 1)))
+    found = json.loads((RESULTS / "call_overhead.json").read_text(encoding="utf-8"))
+    files = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("cpu*.json")) if "profiles" not in p.name]
+    (roofs,) = [f["roofs"] for f in files if f["machine"]["processor"] == found["machine"]["processor"]]
+    write_or_check(__doc__, PAGE, page(found, next(r["bytes"] for r in roofs if r["threads"] == 1)))
 
 
 if __name__ == "__main__":

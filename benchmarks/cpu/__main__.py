@@ -4,8 +4,9 @@
     python -m benchmarks.cpu --only models --model bert --mode infer --batch 1 --threads 2
 
 A whole run, or that of whole groups, writes rows to benchmarks/results/cpu.json as they are measured, and goes on where it was
-stopped. With ``--quick`` or a choice of cases or threads everything is measured afresh and nothing is written. The last line
-is one JSON object: for each group the geometric mean of (the fastest peer's time / ours); above 1 we are faster.
+stopped; on another processor than that file's, to one of its own beside it. With ``--quick`` or a choice of cases or threads
+everything is measured afresh and nothing is written. The last line is one JSON object: for each group the geometric mean of
+(the fastest peer's time / ours); above 1 we are faster.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from benchmarks.cpu.parent import run_jobs
 from benchmarks.cpu.report import changed_digests, line, summary
-from benchmarks.cpu.results import RESULT, Results, machine
+from benchmarks.cpu.results import RESULT, Results, file_of_this_machine, machine
 from benchmarks.cpu.roofline import measure
 from benchmarks.cpu.suite import GROUPS, jobs
 from gensyn_tvm.runtime.cpu import core_count
@@ -39,7 +40,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--compiled", action="store_true", help="also torch.compile, whose compilation takes minutes")
     parser.add_argument("--again", action="store_true", help="measure rows again that the file has")
-    parser.add_argument("--output", type=Path, default=RESULT, help="the file, by default benchmarks/results/cpu.json")
+    parser.add_argument("--output", type=Path, default=file_of_this_machine(), help="the file, see above")
     parser.add_argument("--check-digests", action="store_true", help="exit 1 if a digest is not that of the committed file")
     return parser.parse_args()
 

@@ -1,10 +1,11 @@
-"""The file of results."""
+"""The files of results, one for each processor."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -27,6 +28,13 @@ def machine() -> dict[str, Any]:
         "cores": core_count(),
         "versions": {name: metadata.version(name) for name in libraries},
     }
+
+
+def file_of_this_machine(first: Path = RESULT) -> Path:
+    """The ``first`` file if it is of this machine or of none, else one beside it that is named by the processor."""
+    if not first.exists() or json.loads(first.read_text(encoding="utf-8"))["machine"]["processor"] == processor_name():
+        return first
+    return first.with_name(f"{first.stem}-{re.sub('[^a-z0-9]+', '-', processor_name().lower()).strip('-')}.json")
 
 
 def measured_here(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from benchmarks.cpu.__main__ import chosen_groups
 from benchmarks.cpu.contestants import OURS
 from benchmarks.cpu.kernel_work import bytes_of, operations
 from benchmarks.cpu.report import changed_digests, geometric_mean, line, summary
-from benchmarks.cpu.results import Results, machine
+from benchmarks.cpu.results import Results, file_of_this_machine, machine
 from benchmarks.cpu.roofline import Roof, bound, vector_width
 from benchmarks.cpu.suite import GROUPS, all_cases, jobs
 from benchmarks.cpu.work import bytes_moved, float_operations
@@ -104,6 +104,17 @@ def test_results_of_another_machine_are_not_continued(tmp_path: Path) -> None:
     data["machine"]["processor"] = "another one"
     path.write_text(json.dumps(data), encoding="utf-8")
     assert Results(path).rows() == []
+    own = file_of_this_machine(path)
+    assert own != path and own.parent == tmp_path and own.name.startswith("cpu-")
+    Results(own).add(_row("gemm", "y", {"torch": 2.0}))
+    assert json.loads(path.read_text(encoding="utf-8")) == data
+
+
+def test_the_first_machine_has_the_file_without_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    assert file_of_this_machine(path) == path
+    Results(path).add(_row("gemm", "x", {"torch": 2.0}))
+    assert file_of_this_machine(path) == path
 
 
 def test_a_line_tells_failures_and_differences() -> None:
