@@ -276,6 +276,9 @@ def conv_backward_weight(layouts: Layouts, node: Node) -> int:
     source = _padded(layouts, image, attrs["padding"], attrs, node.source)
     rows, width = math.prod(output.shape[1:]), tile.columns
     chunks = dy.shape[0] * math.prod(dy.shape[2:-1]) // units_per_chunk(dy.shape[-1])
+    if chunks >= MANY_CHUNKS and given.by_chunks is None:
+        # All of a panel passes by for each tile of weights, and fits no cache; a chunk of it does.
+        attrs |= layouts.hints(replace(given, by_chunks=True))
     if groups > 1 or columns % width or chunks >= MANY_CHUNKS:
         return layouts.emit(Node("conv_backward_weight", (source, packed), attrs, node.types, node.source))
     # Results stored as they stand in the registers, and transposed afterwards: scattered one by one they take longer.

@@ -150,7 +150,8 @@ def _by_chunks(sch: Any, group: _Group, rows: int, width: int) -> bool:
     spatial = [int(v.dom.extent) for v in sch.get(block).iter_vars if int(v.iter_type) != _REDUCTION]
     matrix = sum(int(v.iter_type) == _REDUCTION for v in sch.get(block).iter_vars) == 1
     many = int(_chunk_count(sch, block) >= MANY_CHUNKS)
-    possible = math.prod(spatial[:-3]) == 1 and (matrix or _few_tiles(sch, block, rows, width))  # batch…, chunk, row, column
+    fits = matrix or bool(_hint(sch, block, "by_chunks", 0)) or _few_tiles(sch, block, rows, width)
+    possible = fits and math.prod(spatial[:-3]) == 1  # batch…, chunk, row, column
     return possible and bool(_hint(sch, block, "by_chunks", many))
 
 
