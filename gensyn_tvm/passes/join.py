@@ -1,15 +1,17 @@
-"""Images that only one product reads are spread out inside of its kernel, channel by channel.
+"""Operands that only one product reads are spread out or packed inside of its kernel, part by part.
 
 A depthwise convolution reads one channel of its image at a time. Spread out by a kernel of its own, the whole image goes
-through memory before the convolution reads it; a channel that is spread out right before it is read stays in a cache.
+through memory before the convolution reads it; a channel that is spread out right before it is read stays in a cache. So does a
+panel of a packed operand that all tiles of rows read one after another.
 
-Both kernels are proved before they are joined: the image's moves bits and nothing else, and the product's runs in its order.
-The joined one runs the same statements; for each channel first those that spread it out, then all that read it. That the
-product's iterations fall into such groups is shown here, for every load, or the kernels stay apart.
+Both kernels are proved before they are joined: the operand's moves bits and nothing else, and the product's runs in its order.
+The joined one runs the same statements; for each part first those that make it, then all that read it. That the iterations of
+both fall into such groups is shown here, for every place that they touch, or the kernels stay apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +21,15 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import Range
 
-from gensyn_tvm.operators.nest import AS_WRITTEN, i64, substituted
-from gensyn_tvm.passes.calls import Call, Calls
+from gensyn_tvm.operators.nest import AS_WRITTEN, i64, ravel, substituted
+from gensyn_tvm.passes.calls import Call, Calls, View
 
 Expr = Any
 Stmt = Any
-#: Name of the operator that spreads images out; its kernels are numbered.
-_IMAGE = "image"
+#: Operators that make operands in parts, and the axes of a part, which are the last; kernels are numbered behind their names.
+_MAKERS = {"image": 1, "pack": 2}
+#: Bytes of a part that surely stays in the second-level cache while it is read, and parts that keep all threads busy.
+_MOST_BYTES, _FEWEST_PARTS = 256 * 1024, 8
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,16 @@ def _tasks(function: Any) -> _Tasks | None:
 
 
 class _Groups:
-    """Shows that iterations ``channel * count`` up to ``(channel + 1) * count`` of a kernel touch one channel of an image."""
+    """Shows that the iterations of a group touch one part of an operand."""
 
-    def __init__(self, image: Any, channel: Any, channels: int) -> None:
-        self.image, self.channel = image, channel
+    def __init__(self, operand: Any, axes: int, part: Any, parts: int) -> None:
+        self.operand, self.part = operand, part
+        self.outer = [int(e) for e in operand.shape][: len(operand.shape) - axes]
         self.analyzer = tvm.sym.Analyzer()
-        self.analyzer.bind(channel, Range(i64(0), i64(channels)))
+        self.analyzer.bind(part, Range(i64(0), i64(parts)))
 
     def hold(self, statement: Stmt, values: Mapping[Any, Expr]) -> bool:
-        """Whether all that a statement touches of the image lies in the channel; ``values`` of the variables around it."""
+        """Whether all that a statement touches of the operand lies in the part; ``values`` of the variables around it."""
         if isinstance(statement, tirx.For):
             self.analyzer.bind(statement.loop_var, Range.from_min_extent(statement.min, statement.extent))
             return self.hold(statement.body, values)
@@ -68,79 +73,89 @@ class _Groups:
             return all(self.hold(part, values) for part in statement)
         if isinstance(statement, tirx.IfThenElse):
             parts = [p for p in (statement.then_case, statement.else_case) if p is not None]
-            return self._in_channel(statement.condition, values) and all(self.hold(part, values) for part in parts)
-        return self._in_channel(statement, values)
+            return self._in_part(statement.condition, values) and all(self.hold(part, values) for part in parts)
+        return self._in_part(statement, values)
 
-    def _in_channel(self, node: Any, values: Mapping[Any, Expr]) -> bool:
+    def _in_part(self, node: Any, values: Mapping[Any, Expr]) -> bool:
         touched: list[Any] = []
         tvm_ffi.structural_walk(node, [(tvm.ir.TensorLoad, touched.append), (tirx.BufferStore, touched.append)])
-        places = (x.indices for x in touched if (x.buffer if isinstance(x, tirx.BufferStore) else x.source).same_as(self.image))
-        return all(self._is_channel([substituted(i, values) for i in place]) for place in places)
+        arrays = [x.buffer if isinstance(x, tirx.BufferStore) else x.source for x in touched]
+        places = (x.indices for x, array in zip(touched, arrays, strict=True) if array.same_as(self.operand))
+        return all(self._is_part([substituted(i, values) for i in place]) for place in places)
 
-    def _is_channel(self, place: list[Expr]) -> bool:
-        sample, channel = place[0], place[1]
-        number = sample * i64(int(self.image.shape[1])) + channel
-        return bool(self.analyzer.can_prove_equal(number, self.channel))
+    def _is_part(self, place: list[Expr]) -> bool:
+        number = ravel(place[: len(self.outer)], self.outer)
+        return bool(self.analyzer.can_prove_equal(number, self.part))
 
 
-def _within(statement: Stmt, image: Any, channel: Any) -> Stmt:
-    """A statement on an array of one channel in place of the image."""
+def _within(statement: Stmt, operand: Any, part: Any) -> Stmt:
+    """A statement on an array of one part in place of the operand."""
+    axes = len(part.shape)
 
     def load(expr: Any, mutator: Any) -> Any:
         expr = mutator.default_mutate(expr)
-        return tirx.BufferLoad(channel, [expr.indices[-1]]) if expr.source.same_as(image) else expr
+        return tirx.BufferLoad(part, list(expr.indices)[-axes:]) if expr.source.same_as(operand) else expr
 
     def store(stmt: Any, mutator: Any) -> Any:
         stmt = mutator.default_mutate(stmt)
-        return tirx.BufferStore(channel, stmt.value, [stmt.indices[-1]]) if stmt.buffer.same_as(image) else stmt
+        return tirx.BufferStore(part, stmt.value, list(stmt.indices)[-axes:]) if stmt.buffer.same_as(operand) else stmt
 
     def block(stmt: Any, mutator: Any) -> Any:
         stmt = mutator.default_mutate(stmt)
-        reads = [whole if r.source.same_as(image) else r for r in stmt.reads]
+        reads = [whole if r.source.same_as(operand) else r for r in stmt.reads]
         parts = (stmt.name_hint, stmt.body, stmt.init, stmt.alloc_buffers, stmt.match_buffers, stmt.annotations)
         return s_tir.SBlock(stmt.iter_vars, reads, stmt.writes, *parts)
 
-    whole = tirx.BufferRegion(channel, [Range(i64(0), channel.shape[0])])
+    whole = tirx.BufferRegion(part, [Range(i64(0), e) for e in part.shape])
     callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store), (s_tir.SBlock, block)]
     return tvm_ffi.structural_mutate(statement, callbacks)
 
 
-def joined(spread: Any, product: Any, position: int) -> Any:
-    """One kernel for two, or None if the product's iterations do not go channel by channel.
+def _group(tasks: _Tasks, operand: Any, axes: int, part: Any, parts: int) -> Stmt | None:
+    """A kernel's iterations for one part; None if they do not fall into groups."""
+    count = int(tasks.loop.extent) // parts
+    if count * parts != int(tasks.loop.extent):
+        return None
+    task = tirx.Var("task", "int64")
+    body = substituted(tasks.loop.body, {tasks.loop.loop_var: part * i64(count) + task})
+    groups = _Groups(operand, axes, part, parts)
+    groups.analyzer.bind(task, Range(i64(0), i64(count)))
+    if not groups.hold(body, {}):
+        return None
+    return tirx.For(task, i64(0), i64(count), tirx.ForKind.SERIAL, body)
+
+
+def joined(maker: Any, product: Any, position: int, axes: int) -> Any:
+    """One kernel for two, or None if their iterations do not go part by part.
 
     Args:
-        spread: the kernel that spreads an image (N, C, length) out; its parameters are what it reads and the image.
+        maker: the kernel that makes the operand; its parameters are what it reads and the operand.
         product: the scheduled kernel that reads it.
-        position: of the image among the parameters of ``product``.
+        position: of the operand among the parameters of ``product``.
+        axes: the last axes of the operand that a part has; those before number the parts.
     """
-    first, second = _tasks(spread), _tasks(product)
-    source, written = spread.params
-    image = product.params[position]
-    if first is None or second is None or first.allocated or len(image.shape) != 3:
+    first, second = _tasks(maker), _tasks(product)
+    source, written = maker.params
+    operand = product.params[position]
+    if first is None or second is None or first.allocated or len(operand.shape) <= axes:
         return None
-    channels, tasks = int(image.shape[0]) * int(image.shape[1]), int(second.loop.extent)
-    if int(first.loop.extent) != channels or tasks % channels:
+    *outer, _ = extents = [int(e) for e in operand.shape]
+    parts = math.prod(outer[: len(extents) - axes])
+    part = tirx.Var("part", "int64")
+    makes, reads = (_group(t, o, axes, part, parts) for t, o in ((first, written), (second, operand)))
+    if makes is None or reads is None:
         return None
-    channel, task = tirx.Var("channel", "int64"), tirx.Var("task", "int64")
-    number = channel * i64(tasks // channels) + task
-    writes = substituted(first.loop.body, {first.loop.loop_var: channel})
-    reads = substituted(second.loop.body, {second.loop.loop_var: number})
-    groups = _Groups(image, channel, channels)
-    groups.analyzer.bind(task, Range(i64(0), i64(tasks // channels)))
-    if not _Groups(written, channel, channels).hold(writes, {}) or not groups.hold(reads, {}):
-        return None
-    own = tirx.decl_buffer([image.shape[2]], image.dtype, "channel_of_image", scope="global")
-    inner = tirx.For(task, i64(0), i64(tasks // channels), tirx.ForKind.SERIAL, _within(reads, image, own))
-    body = tirx.SeqStmt([_within(writes, written, own), inner])
-    held = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "channel", body, None, [own]))
-    loop = tirx.For(channel, i64(0), i64(channels), second.loop.kind, held)
+    own = tirx.decl_buffer(list(operand.shape)[-axes:], operand.dtype, "part_of_operand", scope="global")
+    body = tirx.SeqStmt([_within(makes, written, own), _within(reads, operand, own)])
+    held = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "part", body, None, [own]))
+    loop = tirx.For(part, i64(0), i64(parts), second.loop.kind, held)
     root = s_tir.SBlock([], [], [], "root", loop, None, second.allocated)
     others = [p for k, p in enumerate(product.params) if k != position]
     function = tirx.PrimFunc([source, *others], s_tir.SBlockRealize([], True, root))
     return function.with_attrs(dict(product.attrs))
 
 
-def join_images(module: Any, program: Calls) -> Any:
+def join_operands(module: Any, program: Calls) -> Any:
     """Join calls of a program; the module with the joined kernels. ``program`` is changed."""
     functions = {gv.name_hint: f for gv, f in module.functions_items() if isinstance(f, tirx.PrimFunc)}
     result = tvm.IRModule(module.functions, attrs=module.attrs)
@@ -151,10 +166,10 @@ def join_images(module: Any, program: Calls) -> Any:
         position = next(k for k, v in enumerate(call.arguments) if v.array is spread.written[0].array)
         key = (spread.kernel, call.kernel, position)
         if key not in made:
-            function = joined(functions[spread.kernel], functions[call.kernel], position)
+            function = joined(functions[spread.kernel], functions[call.kernel], position, _axes(spread.kernel))
             made[key] = "" if function is None else f"{call.kernel}_with_{spread.kernel}"
-            if function is not None:
-                result[tvm.ir.GlobalVar(made[key])] = function
+            if function is not None:  # perhaps once more, with its other operand
+                result[tvm.ir.GlobalVar(made[key])] = functions[made[key]] = function
         if made[key]:
             rest = [v for k, v in enumerate(call.arguments) if k != position]
             program.calls[second] = Call(made[key], [spread.arguments[0], *rest], call.writes)
@@ -163,18 +178,31 @@ def join_images(module: Any, program: Calls) -> Any:
     return _used(result, program)
 
 
+def _axes(kernel: str) -> int:
+    """The axes of a part of the operand that a kernel makes; 0 if it makes none."""
+    return _MAKERS.get(kernel.rstrip("0123456789"), 0)
+
+
 def _pairs(program: Calls, functions: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Calls that spread an image out, and the only one that reads it."""
+    """Calls that make an operand in parts, and the only one that reads it."""
     for k, call in enumerate(program.calls):
-        function = functions[call.kernel]
-        is_image = call.kernel.rstrip("0123456789") == _IMAGE and AS_WRITTEN in dict(function.attrs)
-        if not is_image or k < program.prepared or call.written[0].array.kind != "inner":
+        axes = _axes(call.kernel)
+        if not axes or AS_WRITTEN not in dict(functions[call.kernel].attrs) or k < program.prepared:
             continue
-        array = call.written[0].array
-        (reader, *others) = array.readers or [-1]
-        once = not others and reader >= 0 and sum(v.array is array for v in program.calls[reader].arguments) == 1
-        if once and AS_WRITTEN not in dict(functions[program.calls[reader].kernel].attrs):
+        made = call.written[0]
+        (reader, *others) = made.array.readers or [-1]
+        if others or reader < 0 or made.array.kind != "inner" or not _pays(made, axes):
+            continue
+        read = program.calls[reader]
+        once = sum(v.array is made.array for v in read.arguments) == 1
+        if once and AS_WRITTEN not in dict(functions[read.kernel].attrs):
             yield k, reader
+
+
+def _pays(made: View, axes: int) -> bool:
+    """Whether a part stays in a cache; of packed operands there must be enough of them, of images each is little work."""
+    parts = math.prod(made.type.shape[:-axes])
+    return made.array.size <= parts * _MOST_BYTES and (axes == 1 or parts >= _FEWEST_PARTS)
 
 
 def _leave_out(program: Calls, gone: set[int]) -> None:

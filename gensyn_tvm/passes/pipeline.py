@@ -29,7 +29,7 @@ from gensyn_tvm.passes.culprit import naming_primitive
 from gensyn_tvm.passes.exactness import check_exactness
 from gensyn_tvm.passes.fuse import fuse
 from gensyn_tvm.passes.in_place import updates_in_place
-from gensyn_tvm.passes.join import join_images
+from gensyn_tvm.passes.join import join_operands
 from gensyn_tvm.passes.layout import choose_layouts
 from gensyn_tvm.passes.legalise import legalise
 from gensyn_tvm.passes.lift import ENTRY, lift
@@ -174,7 +174,7 @@ def lower(module: Any, fixed: Collection[int] = (), updates: Mapping[int, int] |
     ``fixed`` are the inputs that no output updates; ``updates``: of other outputs the input whose next value they are.
     """
     program = calls_of(module, fixed)
-    module = join_images(module, program)
+    module = join_operands(module, program)
     in_place = updates_in_place(program, updates or {}, {gv.name_hint: f for gv, f in kernels(module)})
     parallel = any(is_parallel(f) for _, f in kernels(module))
     plan = plan_memory(program, parallel=parallel, in_place=in_place)

@@ -35,6 +35,10 @@ DEPTHWISE: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[t
 ]
 
 
+#: Rows, terms, columns.
+PRODUCTS = [(150, 64, 41), (70, 700, 33), (96, 48, 64)]
+
+
 def network(read_twice: bool = False) -> tuple[Graph, dict[str, np.ndarray]]:
     """A depthwise convolution of each kind, its negative behind it."""
     b = GraphBuilder("depthwise")
@@ -73,6 +77,34 @@ def test_an_image_with_two_readers_stays_as_it_is() -> None:
 @pytest.mark.parametrize("configuration", FAST, ids=str)
 def test_joined_kernels_give_the_interpreters_bits(configuration: Configuration) -> None:
     graph, given = network()
+    names = [o.name for o in graph.outputs]
+    for found in outputs(graph, given, configuration).values():
+        assert_all_same(names, found, interpreter.run(graph, given))
+
+
+def products() -> tuple[Graph, dict[str, np.ndarray]]:
+    """Products of many matrices, whose right operands are packed: ragged columns, two chunks, transposed."""
+    b = GraphBuilder("products")
+    rng = np.random.default_rng(12)
+    given = {}
+    for n, (rows, terms, columns) in enumerate(PRODUCTS):
+        for name, t in ((f"a{n}", (11, rows, terms)), (f"b{n}", (11, columns, terms))):
+            b.add_input(name, "input", TensorType(t, "float32"))
+            given[name] = special(rng, t)
+    for n in range(len(PRODUCTS)):
+        right = b.emit("transpose", 2 * n + 1, perm=(0, 2, 1))
+        b.add_output(f"y{n}", b.emit("neg", b.emit("matmul", 2 * n, right)))
+    return b.finish(), given
+
+
+def test_packed_operands_are_packed_by_their_only_reader() -> None:
+    names = kernels_of(products()[0])
+    assert sum("_with_pack" in name for name in names) >= 2
+
+
+@pytest.mark.parametrize("configuration", FAST, ids=str)
+def test_products_that_pack_inside_give_the_interpreters_bits(configuration: Configuration) -> None:
+    graph, given = products()
     names = [o.name for o in graph.outputs]
     for found in outputs(graph, given, configuration).values():
         assert_all_same(names, found, interpreter.run(graph, given))
@@ -118,12 +150,12 @@ def reader(tasks: int, channel: Callable[[Any], Any]) -> Any:
     ],
 )
 def test_only_tasks_channel_by_channel_are_joined(tasks: int, channel: Callable[[Any], Any], fits: bool) -> None:
-    found = joined(spread(), reader(tasks, channel), 0)
+    found = joined(spread(), reader(tasks, channel), 0, 1)
     assert (found is not None) == fits
     if found is not None:
         assert [p.name for p in found.params] == ["x0", "y"]
 
 
 def test_an_image_whose_channels_are_written_by_others_is_not_joined() -> None:
-    assert joined(spread(lambda c: i64(CHANNELS - 1) - c), reader(CHANNELS, lambda t: t), 0) is None
-    assert isinstance(joined(spread(), reader(CHANNELS, lambda t: t), 0), tvm.tirx.PrimFunc)
+    assert joined(spread(lambda c: i64(CHANNELS - 1) - c), reader(CHANNELS, lambda t: t), 0, 1) is None
+    assert isinstance(joined(spread(), reader(CHANNELS, lambda t: t), 0, 1), tvm.tirx.PrimFunc)
