@@ -26,6 +26,7 @@ from benchmarks.cpu.report import SLOWER
 from benchmarks.cpu.results import RESULT as TIMES
 from benchmarks.cpu.results import machine, measured_here
 from benchmarks.cpu.suite import all_cases
+from gensyn_tvm.passes.join import WITH
 from gensyn_tvm.passes.pipeline import kernels, run_phases
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.targets.cpu import resolve_target
@@ -67,7 +68,8 @@ def _timed(ours: Ours, threads: int, work: Mapping[str, Counter[str]]) -> dict[s
         if sum(r["seconds"] for r in rows) > _SHARE * total:
             break
         n = calls[kernel, arrays]
-        counted = {op: n * k for op, k in sorted(work[kernel].items())}
+        together = sum((work[name] for name in kernel.split(WITH)), Counter())
+        counted = {op: n * k for op, k in sorted(together.items())}
         rows.append({"kernel": kernel, "calls": n, "seconds": seconds, "bytes": n * bytes_of(arrays), "work": counted})
     return {"seconds": total, "kernels": len(medians), "rows": rows}
 

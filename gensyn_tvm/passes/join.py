@@ -28,6 +28,8 @@ Expr = Any
 Stmt = Any
 #: Operators that make operands in parts, and the axes of a part, which are the last; kernels are numbered behind their names.
 _MAKERS = {"image": 1, "pack": 2}
+#: Between the names of a product's kernel and of the kernel that it is joined with.
+WITH = "_with_"
 #: Bytes of a part that surely stays in the second-level cache while it is read, and parts that keep all threads busy.
 _MOST_BYTES, _FEWEST_PARTS = 256 * 1024, 8
 
@@ -167,7 +169,7 @@ def join_operands(module: Any, program: Calls) -> Any:
         key = (spread.kernel, call.kernel, position)
         if key not in made:
             function = joined(functions[spread.kernel], functions[call.kernel], position, _axes(spread.kernel))
-            made[key] = "" if function is None else f"{call.kernel}_with_{spread.kernel}"
+            made[key] = "" if function is None else f"{call.kernel}{WITH}{spread.kernel}"
             if function is not None:  # perhaps once more, with its other operand
                 result[tvm.ir.GlobalVar(made[key])] = functions[made[key]] = function
         if made[key]:
