@@ -152,7 +152,7 @@ class _Packing:
                 with T.Then():
                     self._whole_lines(place, base, panel, first, count)
                 with T.Else():
-                    self._by_columns(place, base, panel, first, count)
+                    self._last_lines(place, base, first, count)
             return
         self._whole_lines(place, base, panel, first, count)
 
@@ -164,6 +164,23 @@ class _Packing:
             inner = number * i64(self.lanes)
             source = base + (first + t) * i64(self.run_stride) + panel * i64(self.width) + inner
             T.buffer_store(self.y, self.x[vector(source, self.lanes)], [*outer, row + first + t, vector(inner, self.lanes)])
+
+    def _last_lines(self, place: list[Expr], base: Expr, first: Expr, count: int) -> None:
+        """The last panel, some of whose columns do not exist: what there is of a line, then zeros."""
+        *outer, row = place
+        start = self.columns // self.width * self.width
+        sizes = [self.lanes >> k for k in range(self.lanes.bit_length())]
+        with T.serial(i64(0), i64(count)) as t:
+            source = base + (first + t) * i64(self.run_stride) + i64(start)
+            done = 0
+            for end in (self.columns - start, self.width):
+                for lanes in sizes:
+                    while done + lanes <= end:
+                        zero = terms.zero(self.dtype)
+                        zeros = tirx.Broadcast(zero, lanes) if lanes > 1 else zero
+                        value = self.x[vector(source + i64(done), lanes)] if start + done < self.columns else zeros
+                        T.buffer_store(self.y, value, [*outer, row + first + t, vector(i64(done), lanes)])
+                        done += lanes
 
     def _by_columns(self, place: list[Expr], base: Expr, panel: Expr, first: Expr, count: int) -> None:
         """A vector of columns through all terms, then the next."""
