@@ -169,9 +169,11 @@ def join_operands(module: Any, program: Calls) -> Any:
         key = (spread.kernel, call.kernel, position)
         if key not in made:
             function = joined(functions[spread.kernel], functions[call.kernel], position, _axes(spread.kernel))
-            made[key] = "" if function is None else f"{call.kernel}{WITH}{spread.kernel}"
-            if function is not None:  # perhaps once more, with its other operand
-                result[tvm.ir.GlobalVar(made[key])] = functions[made[key]] = function
+            name = f"{call.kernel}{WITH}{spread.kernel}"
+            # A name is taken if the same two are joined at another position elsewhere: here they stay apart.
+            made[key] = "" if function is None or name in functions else name
+            if made[key]:  # perhaps once more, with its other operand
+                result[tvm.ir.GlobalVar(name)] = functions[name] = function
         if made[key]:
             rest = [v for k, v in enumerate(call.arguments) if k != position]
             program.calls[second] = Call(made[key], [spread.arguments[0], *rest], call.writes)

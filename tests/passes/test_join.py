@@ -58,6 +58,12 @@ def network(read_twice: bool = False) -> tuple[Graph, dict[str, np.ndarray]]:
     return b.finish(), given
 
 
+def assert_interpreters_bits(program: tuple[Graph, dict[str, np.ndarray]], configuration: Configuration) -> None:
+    graph, given = program
+    for found in outputs(graph, given, configuration).values():
+        assert_all_same([o.name for o in graph.outputs], found, interpreter.run(graph, given))
+
+
 def kernels_of(graph: Graph) -> list[str]:
     plan: Plan = run_phases(graph, TARGETS[NATIVE], "fast").plan
     return [s.kernel for s in plan.steps]
@@ -76,10 +82,7 @@ def test_an_image_with_two_readers_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("configuration", FAST, ids=str)
 def test_joined_kernels_give_the_interpreters_bits(configuration: Configuration) -> None:
-    graph, given = network()
-    names = [o.name for o in graph.outputs]
-    for found in outputs(graph, given, configuration).values():
-        assert_all_same(names, found, interpreter.run(graph, given))
+    assert_interpreters_bits(network(), configuration)
 
 
 def products() -> tuple[Graph, dict[str, np.ndarray]]:
@@ -104,10 +107,7 @@ def test_packed_operands_are_packed_by_their_only_reader() -> None:
 
 @pytest.mark.parametrize("configuration", FAST, ids=str)
 def test_products_that_pack_inside_give_the_interpreters_bits(configuration: Configuration) -> None:
-    graph, given = products()
-    names = [o.name for o in graph.outputs]
-    for found in outputs(graph, given, configuration).values():
-        assert_all_same(names, found, interpreter.run(graph, given))
+    assert_interpreters_bits(products(), configuration)
 
 
 CHANNELS, LENGTH = 6, 8
