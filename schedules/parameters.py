@@ -85,12 +85,14 @@ class MatmulParameters(ProductParameters):
         in_place: the operand that is read in vectors is not packed; its tile is the rule's.
         left_panel: the operand that is read in scalars is packed too, as wide as the tile has rows.
         block: register tiles of rows that stay in a cache while all columns pass by; 0: all.
+        by_panel: the operand that is read in vectors is packed by the product's kernel, a chunk of a panel at a time.
         batch_inside: the loops over leading axes inside of the one over panels, where one set of panels serves them all.
     """
 
     transposed: bool | None = _flag()
     in_place: bool | None = _flag()
     left_panel: bool | None = _flag()
+    by_panel: bool | None = _flag()
     block: int | None = _whole(0, 4096)
     batch_inside: bool | None = _flag()
 
@@ -100,6 +102,8 @@ class MatmulParameters(ProductParameters):
             return f"in_place goes with {', '.join(HINTED)} only"
         if self.left_panel and self.rows not in (None, *LEFT_PANELS):
             return f"left_panel goes with rows of {', '.join(map(str, LEFT_PANELS))} only"
+        if self.by_panel and set(self.given()) - {"by_panel", "transposed", "rows", "vectors", "threads_from"}:
+            return "by_panel goes with transposed, rows, vectors and threads_from only"
         if self.block and self.batch_inside:
             return "block does not go with batch_inside"
         return super().conflict()

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 from gensyn_tvm.canonical.graph import Node
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators.products.matmul import CHUNK, logical_shape, rows_exchanged
-from gensyn_tvm.passes.layout_costs import COPY, FMA, SCATTER, TRANSPOSE, TURN
+from gensyn_tvm.passes.layout_costs import COPY, FMA, PACKED_INSIDE, SCATTER, TRANSPOSE, TURN
 from gensyn_tvm.schedules.cpu.tiles import Tile, best_tile, given_tile, row_block
 from gensyn_tvm.schedules.parameters import HINTED, LEFT_PANELS, MatmulParameters
 
 if TYPE_CHECKING:
     from gensyn_tvm.passes.layout import Layouts
 
-#: A vectorised operand of at most so many bytes is read where it is, and one that few rows read, or some in few terms: panels
-#: cost as much as so many rows gain from them (8 to 64 rows of 300 to 4096 terms were measured).
+#: A vectorised operand of at most so many bytes is read where it is, and one that few rows read, or some in few terms whose
+#: rows do not share lines of the cache: panels cost as much as so many rows gain from them (8 to 64 rows of 300 to 4096 terms
+#: were measured).
 _IN_PLACE_BYTES, _FEW_ROWS, _SOME_ROWS, _FEW_TERMS = 32 * 1024, 16, 64, 1024
+#: Rows up to which a product packs panels itself.
+_ROWS_BY_PANEL = 192
 #: Terms up to which the memory of the result decides, so that its rows are stored from end to end and no panel pays.
 _LEAST_TERMS = 16
 #: Full chunks from which it is read chunk by chunk if its rows lie in pages of their own: their addresses stay known.
@@ -57,14 +60,14 @@ class Plan:
         transposed: whether the columns of the register tile are rows of the result.
         tile: the register tile.
         left_panel: whether the operand in scalars is packed too.
-        inside: whether the operand in vectors is packed inside of the product.
+        inside: terms of the operand in vectors that the product's kernel packs at a time; 0: another kernel packs all.
     """
 
     cost: float
     transposed: bool
     tile: Tile
     left_panel: bool
-    inside: bool = False
+    inside: int = 0
 
 
 def _plans(
@@ -86,7 +89,7 @@ def _plans(
         return repeats * terms * tile.padded(rows, columns) * FMA * slower
 
     crowded = row_stride * output.itemsize % _CACHE_PERIOD == 0
-    far = term_stride * output.itemsize >= _CACHE_PERIOD
+    far = term_stride * output.itemsize >= _CACHE_PERIOD // 2
     large = rows * terms * output.itemsize > _SECOND_LEVEL
 
     def tile_of(**limits: int) -> Tile:
@@ -98,18 +101,31 @@ def _plans(
     tile = tile_of(most_rows=min(ways, 14) if crowded else 14)
     ragged = bool(rows % tile.rows or row_block(rows, tile.rows, terms, CHUNK, output.itemsize))
     slower = (_CROWDED if crowded and ways < _MANY_WAYS else 1.0) * (_FAR if far else 1.0)
-    plans = [] if given.left_panel else [Plan(time(tile) * slower + fixed, transposed, tile, False)]
+    readers = rows * repeats // math.prod(vector.shape[:-2])
+    whole = columns % tile.columns == tile.columns % lanes == 0
+    inside = 0
+    if whole and column_stride == 1 and vector.value not in layouts.fixed and _pays_by_panel(given, readers):
+        inside = CHUNK
+        fixed += vector.type.size * (PACKED_INSIDE - COPY)
+    plans = [] if given.left_panel else [Plan(time(tile) * slower + fixed, transposed, tile, False, inside)]
     worthwhile = rows >= _MANY_ROWS and lanes >= _LEFT_PANEL and (crowded or far or ragged)
     if given.left_panel or (given.left_panel is None and worthwhile and given.rows in (None, *LEFT_PANELS)):
         tile = tile_of(exactly=_LEFT_PANEL)
         packing = 0.0 if scalar.value in layouts.fixed else scalar.type.size * (COPY if row_stride == 1 else TRANSPOSE)
-        plans.append(Plan(time(tile) + packing + fixed, transposed, tile, True))
+        plans.append(Plan(time(tile) + packing + fixed, transposed, tile, True, inside if columns % tile.columns == 0 else 0))
     tile = given_tile(min(rows, _MOST_INSIDE), 1, columns, lanes)  # with two vectors LLVM interleaves squares, and spills
     turned = column_stride > 1 == vector.matrix(transposed)[0][1] and _is_whole(terms, lanes)
     if turned and vector.value not in layouts.fixed and rows == tile.rows and not set(given.given()) - {"threads_from"}:
         turning = repeats * terms * math.ceil(columns / lanes) * lanes * TURN + fixed - vector.type.size * TRANSPOSE
-        plans.append(Plan(time(replace(tile, slowness=_BESIDE_EXCHANGES)) + turning, transposed, tile, False, True))
+        plans.append(Plan(time(replace(tile, slowness=_BESIDE_EXCHANGES)) + turning, transposed, tile, False, lanes))
     return plans
+
+
+def _pays_by_panel(given: MatmulParameters, rows: int) -> bool:
+    """Whether the product's kernel packs panels itself: if few rows read them, or a record says so."""
+    if given.by_panel is not None:
+        return given.by_panel
+    return not set(given.given()) - {"threads_from"} and rows <= _ROWS_BY_PANEL
 
 
 def _stores_lines(plan: Plan, columns: int, line: int) -> bool:
@@ -167,7 +183,7 @@ def _in_place(layouts: Layouts, given: MatmulParameters, b: Operand, output: Ten
     Raises:
         InputError: a record asks for it, and the operand's columns do not lie side by side.
     """
-    (terms, _), (columns, stride) = b.views()[-2:]
+    (terms, row_stride), (columns, stride) = b.views()[-2:]
     possible = stride == 1 and columns % layouts.target.lanes(8 * b.type.itemsize) == 0
     if given.in_place and not possible:
         raise layouts.refused("in_place", "columns of the right operand side by side, whole vectors of them")
@@ -176,7 +192,8 @@ def _in_place(layouts: Layouts, given: MatmulParameters, b: Operand, output: Ten
     if not possible or set(given.given()) - set(HINTED) or b.value in layouts.fixed:
         return False
     rows = math.prod(output.shape[:-1]) // math.prod(b.shape[:-2])  # those of all products that read a matrix
-    few = rows <= (_SOME_ROWS if terms <= _FEW_TERMS else _FEW_ROWS)
+    spread = bool(row_stride * b.type.itemsize % _CACHE_PERIOD)
+    few = rows <= (_SOME_ROWS if terms <= _FEW_TERMS and spread else _FEW_ROWS)
     return few or terms <= _LEAST_TERMS or b.type.size * b.type.itemsize <= _IN_PLACE_BYTES
 
 
@@ -204,25 +221,28 @@ def matmul(layouts: Layouts, node: Node) -> int:
         attrs |= {"transposed": False, "in_place": True, **layouts.hints(_read_in_place(given, b))}
         return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
     plans = [*_plans(a, b, False, output, layouts, given), *_plans(b, a, True, output, layouts, given)]
+    plans = [p for p in plans if not given.by_panel or p.inside == CHUNK]
+    if not plans:
+        raise layouts.refused("by_panel", "columns side by side, whole panels of them, of an operand that is no parameter")
     plan = min(plans, key=lambda p: p.cost)
     scalar, vector = (b, a) if plan.transposed else (a, b)
     (rows, _), terms = scalar.matrix(plan.transposed)
     columns = vector.matrix(plan.transposed)[1]
     attrs |= {"transposed": plan.transposed, "in_place": False, **layouts.hints(given)}
-    if plan.inside:
-        attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows, "inside": True}
-        return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
-    batch = vector.views()[:-2]
-    inputs = [a.value, b.value]
-    inputs[0 if plan.transposed else 1] = layouts.pack(
-        vector.value, batch, (vector.matrix(plan.transposed)[0],), columns, plan.tile.columns, node.source
-    )
+    inputs, batch = [a.value, b.value], vector.views()[:-2]
     if plan.left_panel:
         left = layouts.pack(
             scalar.value, scalar.views()[:-2], (terms,), scalar.matrix(plan.transposed)[0], plan.tile.rows, node.source
         )
         inputs[1 if plan.transposed else 0] = left
         attrs |= {"left_panel": plan.tile.rows, "terms": terms[0]}
+    attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows}
+    if plan.inside:
+        attrs |= {"inside": plan.inside}
+        return layouts.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))
+    inputs[0 if plan.transposed else 1] = layouts.pack(
+        vector.value, batch, (vector.matrix(plan.transposed)[0],), columns, plan.tile.columns, node.source
+    )
     # Panels without leading axes serve them all, and stay near while the loops over those run if there are few rows.
     serves_all = all(e == 1 for e, _ in batch)
     few_bytes = plan.tile.padded(rows, 1) * terms[0] * output.itemsize < _FEW_BYTES and not given.block
@@ -230,7 +250,7 @@ def matmul(layouts: Layouts, node: Node) -> int:
     block = 0 if shared else row_block(rows, plan.tile.rows, terms[0], CHUNK, output.itemsize)
     block = block if given.block is None or shared else given.block
     around = 0 if shared else output.rank - 2
-    attrs |= {"panel": plan.tile.columns, "tile": plan.tile.rows, "block": block, "around": around}
+    attrs |= {"block": block, "around": around}
     if not given.given() and _stores_lines(plan, columns[0], terms[0] * output.itemsize):
         attrs["streamed"] = True
     return layouts.emit(Node("matmul", tuple(inputs), attrs, node.types, node.source))

@@ -74,12 +74,15 @@ def _matmul(trial: Trial, task: Task, target: CpuTarget) -> MatmulParameters:
     side = "of columns" if transposed else "of rows"
     rows, columns = (n, m) if transposed else (m, n)
     found: dict[str, Any] = {"transposed": transposed, **threads}
-    found["left_panel"] = rows >= LEFT_PANELS[0] and trial.suggest_categorical("left_panel", (False, True))
     found |= _tile(trial, rows, columns, lanes, target, side)
+    vector = a if transposed else b
+    along = vector.matrix(transposed)[1][1] == 1 and not task.operands[0 if transposed else 1].fixed
+    if along and columns % (found["vectors"] * lanes) == 0 and trial.suggest_categorical("by_panel", (False, True)):
+        return MatmulParameters(by_panel=True, **found)
+    found["left_panel"] = rows >= LEFT_PANELS[0] and trial.suggest_categorical("left_panel", (False, True))
     if found["left_panel"]:
         found["rows"] = trial.suggest_categorical("panel rows", [w for w in LEFT_PANELS if w + 2 < target.registers])
         found["vectors"] = min(found["vectors"], max(1, (target.registers - 2) // (found["rows"] + 1)))
-    vector = a if transposed else b
     inside = leading > 1 and all(e == 1 for e in vector.shape[:-2])
     if inside:
         found |= _flags(trial, "batch_inside")

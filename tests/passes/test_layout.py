@@ -12,6 +12,7 @@ import pytest
 
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
+from gensyn_tvm.operators.products.matmul import CHUNK
 from gensyn_tvm.passes.layout import choose_layouts
 from gensyn_tvm.passes.pipeline import kernels, run_phases
 from gensyn_tvm.targets.cpu import TARGETS
@@ -39,6 +40,9 @@ SHAPES = [
     (5, 1056, 2049, ()),
     (70, 96, 16, ()),  # read in place, rows outside
     (1, 1024, 2048, ()),
+    (70, 288, 1100, ()),  # packed a chunk of a panel at a time: two chunks and a short one
+    (33, 1024, 700, ()),  # a chunk and a short one
+    (21, 160, 1024, (2,)),
 ]
 
 
@@ -107,6 +111,28 @@ def test_what_few_rows_read_is_not_packed(shape: tuple[int, int, int, tuple[int,
     (node,) = (n for n in choose_layouts(product(*shape, False, False), TARGETS[NATIVE]).nodes if n.op == "matmul")
     assert node.attrs["in_place"] == (hints is not None)
     assert hints is None or dict(node.attrs.get("hints", ())) == hints
+
+
+@pytest.mark.parametrize(
+    ("shape", "role", "by_panel"),
+    (
+        ((64, 4096, 4096, ()), "input", True),
+        ((64, 1024, 768, ()), "input", True),  # rows that share lines of the cache
+        ((128, 768, 768, ()), "input", True),
+        ((128, 768, 768, ()), "parameter", False),
+        ((200, 768, 768, ()), "input", False),
+        ((128, 100, 768, ()), "input", False),
+    ),
+    ids=str,
+)
+def test_panels_that_some_rows_read_are_packed_inside(
+    shape: tuple[int, int, int, tuple[int, ...]], role: str, by_panel: bool
+) -> None:
+    graph = product(*shape, False, False, role)
+    nodes = choose_layouts(graph, TARGETS[NATIVE]).nodes
+    (node,) = (n for n in nodes if n.op == "matmul")
+    assert (node.attrs.get("inside", 0) == CHUNK) == by_panel
+    assert not by_panel or not any(n.op == "pack" and n.attrs["columns"][0] == shape[1] for n in nodes)
 
 
 def test_rows_of_all_samples_count_if_they_read_one_matrix() -> None:

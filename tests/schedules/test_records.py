@@ -129,6 +129,8 @@ def test_hints_reach_the_schedule() -> None:
         ("matmul", {"left_panel": True}),
         ("matmul", {"transposed": True}),
         ("matmul", {"in_place": True}),
+        ("matmul", {"by_panel": False}),
+        ("matmul", {"by_panel": True, "rows": 5, "vectors": 2}),
         ("matmul, batched", {"in_place": False, "batch_inside": False}),
         ("matmul, batched", {"in_place": False, "batch_inside": True}),
         ("conv", {"layout": "channels", "rows": 3, "vectors": 1}),
@@ -166,7 +168,8 @@ def drawn(kind: str) -> st.SearchStrategy[Parameters]:
             values[f.name] = st.sampled_from([0, 1, 2, 7, 4096] if 0 in expected else [1, 3, 50, 4096])
         else:
             values[f.name] = st.sampled_from(list(expected))
-    values.pop("in_place", None)  # not every operand can be read in place
+    for name in ("in_place", "by_panel"):  # not every operand can be read in place or packed inside
+        values.pop(name, None)
     if "layout" in values:
         values["layout"] = st.sampled_from(["channels", "positions", "lines"])  # depthwise is for convolutions of that kind
     if "left_panel" in values:
@@ -198,6 +201,11 @@ def test_a_record_that_does_not_fit_is_refused() -> None:
     with (
         using(Records({key: parse("matmul", {"in_place": True}, "")})),
         pytest.raises(InputError, match=r"does not fit[\s\S]*record 'matmul float32 30x70 70x3'[\s\S]*in_place"),
+    ):
+        phases(GRAPHS["matmul, narrow"], TARGET)
+    with (
+        using(Records({key: parse("matmul", {"by_panel": True}, "")})),
+        pytest.raises(InputError, match=r"does not fit[\s\S]*by_panel[\s\S]*side by side"),
     ):
         phases(GRAPHS["matmul, narrow"], TARGET)
     graph = build("conv", [(1, 2, 9, 9), (4, 2, 3, 3)], strides=(4, 1), padding=((0, 0), (0, 0)), dilations=(3, 1), groups=1)
@@ -268,6 +276,7 @@ def test_explicit_targets_know_no_processor() -> None:
         ({"parameters": {"rows": 4}}, r"cannot be had together[\s\S]*rows and vectors"),
         ({"parameters": {"left_panel": True, "rows": 5, "vectors": 1}}, r"cannot be had together[\s\S]*4, 8, 16"),
         ({"parameters": {"in_place": True, "block": 1}}, r"cannot be had together"),
+        ({"parameters": {"by_panel": True, "block": 1}}, r"cannot be had together[\s\S]*by_panel goes with"),
         ({"parameters": {"block": 2, "batch_inside": True}}, r"cannot be had together"),
         ({"ratio": 0}, r"ratio 0"),
         ({"ratio": float("nan")}, r"ratio nan"),

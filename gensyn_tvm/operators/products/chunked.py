@@ -90,7 +90,8 @@ class Product:
         takes_part: whether a term exists for (row, inner index); every one does by default.
         in_place: whether packing is not worth it; ``right`` is then read where it is, without added columns.
         panel: width of the panels that ``right`` has been packed into by a kernel of its own; 0: it has not.
-        inside: ``right`` is packed into such panels inside of the loop over tiles, a few terms at a time.
+        inside: so many terms of ``right`` at a time are packed into such panels inside of this kernel, right before they are
+            used: squares of vectors, or whole chunks; 0: none are.
         tile: rows of the register tile, of which a multiple is computed; 0: up to the schedule.
         rows_exist: whether ``left`` has a value for the rows that are computed beyond the last.
         block: so many register tiles of rows stay in a cache while all columns pass by; 0: all do.
@@ -114,7 +115,7 @@ class Product:
     takes_part: Callable[[Expr, Index], Expr] | None = None
     in_place: bool = False
     panel: int = 0
-    inside: bool = False
+    inside: int = 0
     tile: int = 0
     rows_exist: bool = False
     block: int = 0
@@ -135,13 +136,16 @@ def emit_product(
     if p.units * math.prod(p.inner) == 0:
         k.stage("map", k.output, [int(e) for e in k.output.shape], lambda index: terms.zero(p.dtype))
         return
-    packed = p.right if p.panel and not p.inside else _pack_right(k, p, width)
     full, rest = divmod(p.units, p.per_chunk)
+    many = full * p.per_chunk
+    packed = p.right if p.panel and not p.inside else _pack_right(k, p, width, many if p.inside and full else p.units)
     parts = []
     if full:
         parts.append(_emit_chunks(k, p, packed, width, full))
     if rest:
-        parts.append(_emit_chunk(k, p, packed, [*p.batch, _height(p), width], rest, lambda s: i64(full * p.per_chunk)))
+        if p.inside and full:  # a stage of its own, so that each runs beside its reader
+            packed = _pack_right(k, p, width, rest, many)
+        parts.append(_emit_chunk(k, p, packed, [*p.batch, _height(p), width], rest, lambda s: i64(many)))
 
     product_of = _join(k, p, parts)
 
@@ -183,8 +187,9 @@ def _height(p: Product) -> int:
     return math.ceil(p.rows / unit) * unit
 
 
-def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Index, Expr], Expr]:
-    shape = [*p.batch, p.units, *p.inner, width]
+def _pack_right(k: Kernel, p: Product, width: int, units: int, first: int = 0) -> Callable[[Index, Expr, Index, Expr], Expr]:
+    """``units`` units from ``first`` on."""
+    shape = [*p.batch, units, *p.inner, width]
     buffer = k.scratch(shape, p.dtype)
     rank = len(p.batch)
 
@@ -192,11 +197,11 @@ def _pack_right(k: Kernel, p: Product, width: int) -> Callable[[Index, Expr, Ind
         column = index[-1]
         if p.inside and width > p.columns:  # a condition would be in the way of vectors
             column = tirx.Min(column, i64(p.columns - 1))
-        x = p.right(index[:rank], index[rank], index[rank + 1 : -1], column)
+        x = p.right(index[:rank], index[rank] + i64(first) if first else index[rank], index[rank + 1 : -1], column)
         return x if p.inside or width == p.columns else guarded(tirx.LT(column, i64(p.columns)), x, terms.zero(p.dtype))
 
-    k.stage("move" if p.in_place else "panel", buffer, shape, value, annotations={INSIDE: 1} if p.inside else {})
-    return lambda batch, unit, inner, column: load(buffer, [*batch, unit, *inner, column])
+    k.stage("move" if p.in_place else "panel", buffer, shape, value, annotations={INSIDE: p.inside} if p.inside else {})
+    return lambda batch, unit, inner, column: load(buffer, [*batch, unit - i64(first) if first else unit, *inner, column])
 
 
 def _existing(p: Product, row: Expr) -> Expr:
@@ -248,6 +253,6 @@ def _emit_chunk(
     if p.lines:
         annotations[LINES] = p.lines
     if p.inside:
-        annotations[INSIDE] = 1
+        annotations[INSIDE] = p.inside
     k.stage("chunk", buffer, spatial, step, reduce=[units, *p.inner], init=terms.start(p.dtype), annotations=annotations)
     return buffer

@@ -83,8 +83,9 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
     Attributes of the layout pass: ``left_axes`` and ``right_axes``, permutations through which the operands are read;
     ``rows_axis``, a leading axis that changes places with the rows, as ``left_axes`` already has it, or -2: none;
     ``transposed``: rows and columns are exchanged inside of the kernel; ``panel``: width of the panels that the operand with
-    the columns has been packed into, 0: it is read in place, ``inside``: it is packed by this kernel; ``left_panel``: width of
-    those of the other operand; ``terms``; ``tile``, ``block``, ``around`` and ``streamed`` (all columns): see ``Product``.
+    the columns has been packed into, 0: it is read in place, ``inside``: so many terms at a time are packed by this kernel;
+    ``left_panel``: width of those of the other operand; ``terms``; ``tile``, ``block``, ``around`` and ``streamed`` (all
+    columns): see ``Product``.
     Without them a narrow result is computed transposed.
     """
     rows_axis = attrs.get("rows_axis", -2)
@@ -100,7 +101,7 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
         else:
             scalars = _reader(k.inputs[by_row], inputs[by_row], axes[by_row])
             left = _exchanged(scalars) if transposed else scalars
-        if panel and not attrs.get("inside", False):
+        if panel and not attrs.get("inside", 0):
             vectors = _panel_reader(k.inputs[by_column], inputs[by_column], panel)
         else:
             stored = _reader(k.inputs[by_column], inputs[by_column], axes[by_column])
@@ -117,7 +118,7 @@ def matmul(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: A
             lambda index, term, _, column: vectors(index, term, column),
             in_place=not transposed and attrs.get("in_place", m <= _FEW_ROWS),
             panel=panel,
-            inside=attrs.get("inside", False),
+            inside=attrs.get("inside", 0),
             tile=attrs.get("tile", 0),
             block=attrs.get("block", 0),
             rows_exist=attrs.get("left_panel", 0) > 0,
