@@ -34,6 +34,10 @@ INSIDE = "gensyn.inside"
 #: Attribute of a PrimFunc whose loops run as they are written: it has no blocks, and no schedule applies.
 AS_WRITTEN = "gensyn.as_written"
 
+#: Attribute of a kernel that puts zeros around an image, whose elements keep their places beside one another: the zeros before
+#: each axis, then the extents with zeros.
+GRID = "gensyn.grid"
+
 #: Roles of stages. ``move`` and ``map`` are one scalar expression for each output element and may be inlined; ``pack`` and
 #: ``panel`` (the right operand of a product) move bits into a better place; ``join`` adds the last, shorter chunk of a product
 #: to the others; the others are reductions, or pieces of one (``rest``: elements that are left over where all lanes have the

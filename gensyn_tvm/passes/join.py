@@ -178,8 +178,8 @@ def join_operands(module: Any, program: Calls) -> Any:
             rest = [v for k, v in enumerate(call.arguments) if k != position]
             program.calls[second] = Call(made[key], [spread.arguments[0], *rest], call.writes)
             gone.add(first)
-    _leave_out(program, gone)
-    return _used(result, program)
+    leave_out(program, gone)
+    return used(result, program)
 
 
 def _axes(kernel: str) -> int:
@@ -209,7 +209,7 @@ def _pays(made: View, axes: int) -> bool:
     return made.array.size <= parts * _MOST_BYTES and (axes == 1 or parts >= _FEWEST_PARTS)
 
 
-def _leave_out(program: Calls, gone: set[int]) -> None:
+def leave_out(program: Calls, gone: set[int]) -> None:
     """Remove calls; those that read what they read do so in their place."""
     program.calls = [c for k, c in enumerate(program.calls) if k not in gone]
     arrays = {id(v.array): v.array for call in program.calls for v in call.arguments}
@@ -222,7 +222,7 @@ def _leave_out(program: Calls, gone: set[int]) -> None:
             v.array.readers.append(k)
 
 
-def _used(module: Any, program: Calls) -> Any:
+def used(module: Any, program: Calls) -> Any:
     """The module without kernels that no call has any more."""
     names = {c.kernel for c in program.calls}
     kept = {gv: f for gv, f in module.functions_items() if not isinstance(f, tirx.PrimFunc) or gv.name_hint in names}

@@ -221,7 +221,10 @@ def _conv(layouts: Layouts, node: Node, width: int) -> int:
     packed = layouts.pack(weight, ((1, w.size),), (units, (taps, 1)), columns, width, node.source)
     shape = (output.shape[0], output.shape[1] // width, *output.shape[2:], width)
     tile = block_tile(output.shape[-1], width, layouts.target, window[-1] if groups == 1 else 1)
-    lines = 0 if groups > 1 else line_block(x.shape, math.prod(output.shape[2:-1]), x.itemsize)
+    panels = output.shape[1] // width
+    steps = math.prod(max(1, step // extent) for step, extent in zip(node.attrs["strides"], window, strict=True))
+    block_of = (math.prod(output.shape[2:-1]), x.itemsize, panels, w.size * w.itemsize, steps)
+    lines = 0 if groups > 1 else line_block(x.shape, *block_of)
     attrs: dict[str, Any] = {**node.attrs, "layout": "blocks", "window": window, "panel": width, "tile": tile}
     attrs |= {"grid": as_attribute(grid), "block": block or 1, "channels": w.shape[1], "lines": lines}
     return layouts.emit(Node("conv", (source, packed), attrs, (TensorType(shape, output.dtype),), node.source))

@@ -41,6 +41,7 @@ from gensyn_tvm.passes.recompute import recompute
 from gensyn_tvm.passes.rederive import rederived
 from gensyn_tvm.passes.reorder import reorder
 from gensyn_tvm.passes.rows import PREFIX as ROWS_PREFIX
+from gensyn_tvm.passes.spread import store_images
 from gensyn_tvm.passes.views import by_views, keep_views
 from gensyn_tvm.runtime.plan import Plan
 from gensyn_tvm.schedules.driver import APART, Target, schedule_kernel
@@ -174,7 +175,7 @@ def lower(module: Any, fixed: Collection[int] = (), updates: Mapping[int, int] |
     ``fixed`` are the inputs that no output updates; ``updates``: of other outputs the input whose next value they are.
     """
     program = calls_of(module, fixed)
-    module = join_operands(module, program)
+    module = join_operands(store_images(module, program), program)
     in_place = updates_in_place(program, updates or {}, {gv.name_hint: f for gv, f in kernels(module)})
     parallel = any(is_parallel(f) for _, f in kernels(module))
     plan = plan_memory(program, parallel=parallel, in_place=in_place)

@@ -18,6 +18,7 @@ from tvm import tirx
 from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.nest import i64, substituted
 from gensyn_tvm.schedules.cpu.stages import uses
+from gensyn_tvm.targets.next_panel import Panels
 
 Expr = Any
 
@@ -112,5 +113,7 @@ def _itemsize(buffer: Any) -> int:
 @tvm.transform.module_pass(opt_level=0, name="PrefetchPanels")
 def prefetch_all(module: Any, context: Any) -> Any:
     """The pass over all kernels, whose blocks are gone."""
-    found = {gv: _Loops(f).rewritten() if isinstance(f, tirx.PrimFunc) else f for gv, f in module.functions_items()}
+    found: dict[Any, Any] = {}
+    for gv, f in module.functions_items():
+        found[gv] = Panels(_Loops(f).rewritten()).rewritten() if isinstance(f, tirx.PrimFunc) else f
     return tvm.IRModule(found, attrs=module.attrs)

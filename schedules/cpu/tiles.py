@@ -167,14 +167,18 @@ def block_tile(rows: int, width: int, target: CpuTarget, window: int) -> int:
     return min(fitting or [1], key=lambda r: (cost(r), -r))
 
 
-def line_block(image: Sequence[int], lines: int, itemsize: int) -> int:
+def line_block(image: Sequence[int], lines: int, itemsize: int, panels: int, weights: int, steps: int = 1) -> int:
     """Lines of a result that are computed for all panels in turn, so that what they read stays in a cache; 0: all.
 
-    Panel by panel, all of the image passes by for each, which is fine if it stays near.
+    Panel by panel, all of the image passes by for each, which is fine if it stays near; else for each block of lines all of the
+    weights do, and what takes fewer bytes is better. ``weights``: bytes in ``panels``; ``steps``: positions for each one read.
     """
     number, channels, *spatial = image
-    sample = channels * math.prod(spatial) * itemsize
+    sample = channels * math.prod(spatial) * itemsize // steps
     if number * sample <= _NEAR or lines <= 1:
         return 0
     most = max(1, min(lines, lines * _LINES // sample))
-    return next(b for b in range(most, 0, -1) if lines % b == 0)
+    block = next(b for b in range(most, 0, -1) if lines % b == 0)
+    if weights > _NEAR and number * (lines // block) * weights > panels * number * sample:
+        return 0
+    return block

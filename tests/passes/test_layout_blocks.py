@@ -166,8 +166,15 @@ def test_tiles_of_blocks_fit_the_registers() -> None:
 
 
 def test_lines_that_stay_in_a_cache_divide_the_image() -> None:
-    assert line_block((1, 64, 28, 28), 28, 4) == 0
+    assert line_block((1, 64, 28, 28), 28, 4, 8, 64 * 1024) == 0
     for lines in (7, 14, 56, 55):
-        found = line_block((16, 1024, lines, lines), lines, 4)
+        found = line_block((16, 1024, lines, lines), lines, 4, 8, 256 * 1024)
         assert found > 0
         assert lines % found == 0
+
+
+def test_weights_pass_by_for_each_block_of_lines_only_if_the_image_is_larger() -> None:
+    image, panels = (1, 1024, 14, 14), 64
+    assert line_block(image, 14, 4, panels, 256 * 1024) == 7
+    assert line_block(image, 14, 4, panels, 32 * 1024 * 1024) == 0
+    assert line_block(image, 7, 4, panels, 256 * 1024, steps=4) == 0  # of which a quarter is read

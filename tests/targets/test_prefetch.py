@@ -43,7 +43,6 @@ def requests(graph: Graph) -> int:
         (16, 1000, True),
         (1, 1000, False),  # loads start early
         (16, 64, False),  # stays in a cache
-        (128, 1000, False),  # each panel is read many times
     ),
 )
 def test_panels_that_come_from_memory_are_asked_for(rows: int, columns: int, asked: bool) -> None:

@@ -18,7 +18,7 @@ from tvm.tirx.script.builder import ir as T
 
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.operators import terms
-from gensyn_tvm.operators.nest import as_written, i64, kernel, load, ravel, unravel
+from gensyn_tvm.operators.nest import GRID, as_written, i64, kernel, load, ravel, unravel
 from gensyn_tvm.operators.products.packing import vector
 
 Expr = Any
@@ -51,6 +51,11 @@ class Grid:
     def plane(self) -> int:
         """Elements of one phase."""
         return math.prod(self.extents)
+
+    def is_plain(self) -> bool:
+        """Whether all elements lie beside one another as in the image, with zeros around them."""
+        inside = all(lo >= 0 and lo + e <= n for e, (lo, _), n in zip(self.size, self.padding, self.extents, strict=True))
+        return inside and all(p == (0,) for p in self.phases) and all(s == 1 for s in self.strides)
 
     def phase_start(self, phases: Sequence[Expr]) -> Expr:
         """Flat index at which a combination of phases, given by their numbers, begins."""
@@ -228,6 +233,8 @@ def grid_of(attrs: Mapping[str, Any]) -> Grid:
 def image(name: str, inputs: Sequence[TensorType], output: TensorType, attrs: Mapping[str, Any]) -> Any:
     """x (N, C, spatial…) -> (N, C, length). Attributes: ``grid`` and ``lanes`` of a vector."""
     number, channels = inputs[0].shape[:2]
+    grid = grid_of(attrs)
     with kernel(name, inputs, output) as k:
-        _Spread(k.inputs[0], k.output, grid_of(attrs), inputs[0].carrier, attrs["lanes"]).emit(number, channels)
-    return as_written(k.result())
+        _Spread(k.inputs[0], k.output, grid, inputs[0].carrier, attrs["lanes"]).emit(number, channels)
+    written = as_written(k.result())
+    return written.with_attr(GRID, [lo for lo, _ in grid.padding] + list(grid.extents)) if grid.is_plain() else written
