@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from benchmarks.cpu.results import RESULT as TIMES
 from benchmarks.cpu.results import machine, measured_here
 from benchmarks.cpu.suite import all_cases
 from gensyn_tvm.passes.join import WITH
+from gensyn_tvm.passes.spread import INTO
 from gensyn_tvm.passes.pipeline import kernels, run_phases
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.targets.cpu import resolve_target
@@ -68,7 +70,7 @@ def _timed(ours: Ours, threads: int, work: Mapping[str, Counter[str]]) -> dict[s
         if sum(r["seconds"] for r in rows) > _SHARE * total:
             break
         n = calls[kernel, arrays]
-        together = sum((work[name] for name in kernel.split(WITH)), Counter())
+        together = sum((work[name] for name in re.split(f"{WITH}|{INTO}", kernel)), Counter())
         counted = {op: n * k for op, k in sorted(together.items())}
         rows.append({"kernel": kernel, "calls": n, "seconds": seconds, "bytes": n * bytes_of(arrays), "work": counted})
     return {"seconds": total, "kernels": len(medians), "rows": rows}

@@ -19,6 +19,7 @@ from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.nest import i64, substituted
 from gensyn_tvm.schedules.cpu.stages import uses
 from gensyn_tvm.targets.next_panel import Panels
+from gensyn_tvm.targets.results_ahead import Results
 
 Expr = Any
 
@@ -115,5 +116,5 @@ def prefetch_all(module: Any, context: Any) -> Any:
     """The pass over all kernels, whose blocks are gone."""
     found: dict[Any, Any] = {}
     for gv, f in module.functions_items():
-        found[gv] = Panels(_Loops(f).rewritten()).rewritten() if isinstance(f, tirx.PrimFunc) else f
+        found[gv] = Results(Panels(_Loops(f).rewritten()).rewritten()).rewritten() if isinstance(f, tirx.PrimFunc) else f
     return tvm.IRModule(found, attrs=module.attrs)
