@@ -32,7 +32,6 @@ LIMITS = """\
   turned in registers, 64 exchanges beside 64 multiply-adds.
 * Causal attention over long sequences: PyTorch leaves out what the mask hides. Ours multiplies it, as the program says: a NaN
   or an infinity among the hidden values makes the product with a zero NaN.
-* Products of few rows with a large matrix that is no parameter (64x4096x4096): packing it goes through memory twice.
 * Convolutions of kernels of one position over large images, on Intel's processors: each channel of a tile lies in a page of
   its own, more than the first-level buffer of addresses has room for. Records choose the best layout that is known.
 * Everything else kernel by kernel, beside the machine's bounds: [profiles.md](profiles.md).

@@ -28,8 +28,8 @@ from benchmarks.cpu.results import RESULT as TIMES
 from benchmarks.cpu.results import machine, measured_here
 from benchmarks.cpu.suite import all_cases
 from gensyn_tvm.passes.join import WITH
-from gensyn_tvm.passes.spread import INTO
 from gensyn_tvm.passes.pipeline import kernels, run_phases
+from gensyn_tvm.passes.spread import INTO
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.targets.cpu import resolve_target
 
