@@ -12,7 +12,7 @@ both fall into such groups is shown here, for every place that they touch, or th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,25 +90,24 @@ class _Groups:
         return bool(self.analyzer.can_prove_equal(number, self.part))
 
 
-def _within(statement: Stmt, operand: Any, part: Any) -> Stmt:
-    """A statement on an array of one part in place of the operand."""
-    axes = len(part.shape)
+def replaced(statement: Stmt, array: Any, other: Any, place: Callable[[Any], list[Expr]]) -> Stmt:
+    """A statement on another array in one's place; ``place`` says where each of its elements lies there."""
 
     def load(expr: Any, mutator: Any) -> Any:
         expr = mutator.default_mutate(expr)
-        return tirx.BufferLoad(part, list(expr.indices)[-axes:]) if expr.source.same_as(operand) else expr
+        return tirx.BufferLoad(other, place(expr.indices)) if expr.source.same_as(array) else expr
 
     def store(stmt: Any, mutator: Any) -> Any:
         stmt = mutator.default_mutate(stmt)
-        return tirx.BufferStore(part, stmt.value, list(stmt.indices)[-axes:]) if stmt.buffer.same_as(operand) else stmt
+        return tirx.BufferStore(other, stmt.value, place(stmt.indices)) if stmt.buffer.same_as(array) else stmt
 
     def block(stmt: Any, mutator: Any) -> Any:
         stmt = mutator.default_mutate(stmt)
-        reads = [whole if r.source.same_as(operand) else r for r in stmt.reads]
+        reads, writes = ([whole if r.source.same_as(array) else r for r in rs] for rs in (stmt.reads, stmt.writes))
         parts = (stmt.name_hint, stmt.body, stmt.init, stmt.alloc_buffers, stmt.match_buffers, stmt.annotations)
-        return s_tir.SBlock(stmt.iter_vars, reads, stmt.writes, *parts)
+        return s_tir.SBlock(stmt.iter_vars, reads, writes, *parts)
 
-    whole = tirx.BufferRegion(part, [Range(i64(0), e) for e in part.shape])
+    whole = tirx.BufferRegion(other, [Range(i64(0), e) for e in other.shape])
     callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store), (s_tir.SBlock, block)]
     return tvm_ffi.structural_mutate(statement, callbacks)
 
@@ -148,7 +147,8 @@ def joined(maker: Any, product: Any, position: int, axes: int) -> Any:
     if makes is None or reads is None:
         return None
     own = tirx.decl_buffer(list(operand.shape)[-axes:], operand.dtype, "part_of_operand", scope="global")
-    body = tirx.SeqStmt([_within(makes, written, own), _within(reads, operand, own)])
+    both = ((makes, written), (reads, operand))
+    body = tirx.SeqStmt([replaced(statement, whole, own, lambda index: list(index)[-axes:]) for statement, whole in both])
     held = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "part", body, None, [own]))
     loop = tirx.For(part, i64(0), i64(parts), second.loop.kind, held)
     root = s_tir.SBlock([], [], [], "root", loop, None, second.allocated)

@@ -23,7 +23,7 @@ from tvm.ir import Range
 
 from gensyn_tvm.operators.nest import AS_WRITTEN, GRID, i64, ravel
 from gensyn_tvm.passes.calls import Call, Calls, View
-from gensyn_tvm.passes.join import leave_out, used
+from gensyn_tvm.passes.join import leave_out, replaced, used
 
 Expr = Any
 Stmt = Any
@@ -126,28 +126,6 @@ def _grouped(shape: Sequence[int], axes: Sequence[int]) -> list[list[int]] | Non
     return groups if all(shape[k] == 1 for k in rest) else None
 
 
-def _moved(statement: Stmt, result: Any, image: Any, place: Any) -> Stmt:
-    """A kernel's statement with ``image`` in place of its result."""
-
-    def load(expr: Any, mutator: Any) -> Any:
-        expr = mutator.default_mutate(expr)
-        return tirx.BufferLoad(image, place(expr.indices)) if expr.source.same_as(result) else expr
-
-    def store(stmt: Any, mutator: Any) -> Any:
-        stmt = mutator.default_mutate(stmt)
-        return tirx.BufferStore(image, stmt.value, place(stmt.indices)) if stmt.buffer.same_as(result) else stmt
-
-    def block(stmt: Any, mutator: Any) -> Any:
-        stmt = mutator.default_mutate(stmt)
-        reads, writes = ([whole if r.source.same_as(result) else r for r in rs] for rs in (stmt.reads, stmt.writes))
-        parts = (stmt.name_hint, stmt.body, stmt.init, stmt.alloc_buffers, stmt.match_buffers, stmt.annotations)
-        return s_tir.SBlock(stmt.iter_vars, reads, writes, *parts)
-
-    whole = tirx.BufferRegion(image, [Range(i64(0), e) for e in image.shape])
-    callbacks = [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store), (s_tir.SBlock, block)]
-    return tvm_ffi.structural_mutate(statement, callbacks)
-
-
 def stored_into(kernel: Any, copy: Any) -> Any:
     """The kernel that stores its result as the copy would, and the copy's zeros; None if that is not shown to be right.
 
@@ -171,7 +149,7 @@ def stored_into(kernel: Any, copy: Any) -> Any:
         return places.of([ravel([index[k] for k in group], [extents[k] for k in group]) for group in groups])
 
     zeros = _zeros(copy.body, source, written, image)
-    body = _moved(root.block.body, result, image, place)
+    body = replaced(root.block.body, result, image, place)
     block = s_tir.SBlock([], [], [], "root", tirx.SeqStmt([zeros, body]) if zeros else body, None, root.block.alloc_buffers)
     function = tirx.PrimFunc([*kernel.params[:-1], image], s_tir.SBlockRealize([], True, block))
     return function.with_attrs(dict(kernel.attrs))

@@ -15,24 +15,23 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.nest import i64, substituted
 from gensyn_tvm.schedules.cpu.stages import uses
 from gensyn_tvm.targets.next_panel import Panels
+from gensyn_tvm.targets.requests import LINE, before, itemsize, nbytes, own_arrays, register_tile, request
 from gensyn_tvm.targets.results_ahead import Results
 
 Expr = Any
 
 #: Bytes ahead, and those of the smallest array that surely comes from memory.
 _AHEAD, _LARGE = 16 * 1024, 2 * 1024 * 1024
-#: Passes over the panels with which memory decides on the time; terms that are worth the while; bytes of a cache line.
-_FEW_PASSES, _MANY_TERMS, _LINE = 2, 64, 64
+#: Passes over the panels with which memory decides on the time; terms that are worth the while.
+_FEW_PASSES, _MANY_TERMS = 2, 64
 #: Bytes of a row of a matrix from which its next one lies in another page, and terms ahead then. The lines of a tile's columns
 #: share few sets of the first-level cache, so more would displace each other (12 of 8 to 128 were fastest).
 _PAGE, _ROWS_AHEAD = 4096, 12
 #: Rows of a tile with which loads start late.
 _BUSY = 4
-_FMA = exact.PREFIX + "fma"
 
 
 class _Loops:
@@ -41,8 +40,7 @@ class _Loops:
     def __init__(self, function: Any) -> None:
         self.function = function
         self.repeats = 1
-        self.own: set[Any] = set()
-        tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, lambda a: self.own.add(a.buffer)))
+        self.own = own_arrays(function)
 
     def rewritten(self) -> Any:
         return self.function.with_body(tvm_ffi.structural_mutate(self.function.body, (tirx.For, self._loop)))
@@ -53,9 +51,7 @@ class _Loops:
         extent = int(stmt.extent)
         found = self._streamed(stmt) if stmt.kind == tirx.ForKind.SERIAL and extent >= _MANY_TERMS else None
         if found is not None:
-            requests = [tirx.Evaluate(request) for request in self._requests(stmt, *found)]
-            body = tirx.SeqStmt([*requests, stmt.body])
-            return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, annotations=stmt.annotations)
+            return before(stmt, self._requests(stmt, *found))
         outside, self.repeats = self.repeats, self.repeats * extent
         result = mutator.default_mutate(stmt)
         self.repeats = outside
@@ -63,14 +59,10 @@ class _Loops:
 
     def _streamed(self, terms: Any) -> tuple[Any, int, dict[Any, Expr]] | None:
         """The load of a term's vectors in a loop over terms, the elements of all of them, and where they begin."""
-        body, inner = terms.body, []
-        while isinstance(body, tirx.For) and body.kind in (tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED):
-            inner.append(body)
-            body = body.body
-        if not inner or inner[-1].kind != tirx.ForKind.VECTORIZED or not isinstance(body, tirx.BufferStore):
+        tile = register_tile(terms.body)
+        if tile is None:
             return None
-        if not isinstance(body.value, tvm.ir.Call) or str(getattr(body.value.op, "name", "")) != _FMA:
-            return None
+        inner, body = tile
         for load in body.value.args[:2]:
             if not isinstance(load, tvm.ir.TensorLoad) or load.source in self.own or len(load.indices) < 2:
                 continue
@@ -85,30 +77,22 @@ class _Loops:
         return None
 
     def _comes_from_memory(self, buffer: Any, read: int) -> bool:
-        elements = math.prod(int(e) for e in buffer.shape)
-        return elements * _itemsize(buffer) >= _LARGE and self.repeats * read <= _FEW_PASSES * elements
+        return nbytes(buffer) >= _LARGE and self.repeats * read * itemsize(buffer) <= _FEW_PASSES * nbytes(buffer)
 
-    def _requests(self, terms: Any, load: Any, width: int, first: dict[Any, Expr]) -> list[Expr]:
+    def _requests(self, terms: Any, load: Any, width: int, first: dict[Any, Expr]) -> list[Any]:
         """A request for each line of the term that is so many bytes ahead."""
         count = int(load.source.shape[-2])
-        ahead = _ROWS_AHEAD if _in_pages(load.source, width) else max(1, _AHEAD // (width * _itemsize(load.source)))
-        *before, term, column = [substituted(i, first) for i in load.indices]
+        ahead = _ROWS_AHEAD if _in_pages(load.source, width) else max(1, _AHEAD // (width * itemsize(load.source)))
+        *leading, term, column = [substituted(i, first) for i in load.indices]
         later = tirx.Min(term + i64(ahead), i64(count - 1))  # nothing beyond the end, where nothing may lie
-        places = range(0, width, _LINE // _itemsize(load.source))
-        loads = (tirx.BufferLoad(load.source, [*before, later, column + i64(place)]) for place in places)
-        # For reading, to be kept in all caches, data and not instructions.
-        kind = [tirx.const(k, "int32") for k in (0, 3, 1)]
-        return [tirx.call_intrin("void", "tirx.prefetch", tirx.address_of(x), *kind) for x in loads]
+        places = range(0, width, LINE // itemsize(load.source))
+        return [request(load.source, [*leading, later, column + i64(place)]) for place in places]
 
 
 def _in_pages(buffer: Any, width: int) -> bool:
     """Whether each row lies in another page, and tiles of so many columns end where it ends."""
     columns = int(buffer.shape[-1])
-    return width < columns and columns % width == 0 and columns * _itemsize(buffer) >= _PAGE
-
-
-def _itemsize(buffer: Any) -> int:
-    return int(tvm.DataType(str(buffer.dtype)).bits) // 8
+    return width < columns and columns % width == 0 and columns * itemsize(buffer) >= _PAGE
 
 
 @tvm.transform.module_pass(opt_level=0, name="PrefetchPanels")

@@ -15,18 +15,16 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from gensyn_tvm.operators import exact
 from gensyn_tvm.operators.nest import i64, substituted, unravel
 from gensyn_tvm.schedules.cpu.stages import uses
+from gensyn_tvm.targets.requests import before, is_multiply_add, nbytes, own_arrays, register_tile, request
 
 Expr = Any
 Stmt = Any
 
 #: Bytes of the smallest array that surely comes from memory.
 _LARGE = 1024 * 1024
-_FMA = exact.PREFIX + "fma"
-_TILE = (tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED)
-_LOOPS = (tirx.ForKind.SERIAL, *_TILE)
+_LOOPS = (tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED)
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class _Last:
         """Requests for what the vector ``number`` takes."""
         index = unravel(number, [int(f.extent) for f in self.loops])
         values = {self.lane: i64(0), **{f.loop_var: i for f, i in zip(self.loops, index, strict=True)}}
-        return [_request(array, [substituted(i, values) for i in place], writes) for array, place, writes in self.places]
+        return [request(array, [substituted(i, values) for i in place], writes=writes) for array, place, writes in self.places]
 
 
 class Results:
@@ -58,8 +56,7 @@ class Results:
 
     def __init__(self, function: Any) -> None:
         self.function = function
-        self.own: set[Any] = set()
-        tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, lambda a: self.own.add(a.buffer)))
+        self.own = own_arrays(function)
 
     def rewritten(self) -> Any:
         """The kernel with requests."""
@@ -90,35 +87,23 @@ class Results:
         return _Last(loops, lane, places) if places else None
 
     def _comes_from_memory(self, array: Any) -> bool:
-        size = math.prod(int(e) for e in array.shape) * int(tvm.DataType(str(array.dtype)).bits) // 8
-        return array not in self.own and size >= _LARGE
+        return array not in self.own and nbytes(array) >= _LARGE
 
 
 def _asking(chain: Stmt, found: list[_Last]) -> Stmt:
     """A chain of terms whose loops over enough of them ask for the vectors of all stages, a vector at each term."""
 
     def loop(stmt: Any, mutator: Any) -> Stmt:
-        body = stmt.body
-        while isinstance(body, tirx.For) and body.kind in _TILE:
-            body = body.body
-        innermost = stmt.kind == tirx.ForKind.SERIAL and isinstance(body, tirx.BufferStore) and _multiplies(body)
+        innermost = stmt.kind == tirx.ForKind.SERIAL and register_tile(stmt.body) is not None
         if not innermost or not isinstance(stmt.extent, tirx.IntImm):
             return mutator.default_mutate(stmt)
         stages = [last for last in found if last.vectors <= int(stmt.extent)]
-        requests = [r for last in stages for r in last.requests(tirx.Min(stmt.loop_var, i64(last.vectors - 1)))]
-        body = tirx.SeqStmt([*requests, stmt.body]) if requests else stmt.body
-        return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, annotations=stmt.annotations)
+        return before(stmt, [r for s in stages for r in s.requests(tirx.Min(stmt.loop_var, i64(s.vectors - 1)))])
 
     return tvm_ffi.structural_mutate(chain, (tirx.For, loop))
 
 
 def _multiplies(stmt: Stmt) -> bool:
     found: list[bool] = []
-    tvm_ffi.structural_walk(stmt, (tvm.ir.Call, lambda e: found.append(str(getattr(e.op, "name", "")) == _FMA)))
+    tvm_ffi.structural_walk(stmt, (tvm.ir.Call, lambda e: found.append(is_multiply_add(e))))
     return any(found)
-
-
-def _request(array: Any, index: list[Expr], writes: bool) -> Stmt:
-    """For reading or writing, to be kept in all caches, data and not instructions."""
-    kind = [tirx.const(n, "int32") for n in (int(writes), 3, 1)]
-    return tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", tirx.address_of(tirx.BufferLoad(array, index)), *kind))
