@@ -7,7 +7,7 @@ from typing import Any
 import tvm
 
 from gensyn_tvm.errors import ScheduleError, describe
-from gensyn_tvm.operators.nest import AS_WRITTEN
+from gensyn_tvm.operators.nest import AS_WRITTEN, WAYS
 from gensyn_tvm.schedules.blocks import inline_maps, is_empty, live_blocks
 from gensyn_tvm.schedules.cpu import schedule as schedule_cpu
 from gensyn_tvm.schedules.cpu.ragged import in_vectors
@@ -63,7 +63,7 @@ def schedule_kernel(name: str, function: Any, target: Target, style: str) -> Any
     if style == "fast":
         stages = row_stages(scheduled)
         scheduled = schedule_rows(scheduled, stages, target) if stages else in_vectors(scheduled, target)
-    return scheduled.with_attrs(dict(function.attrs))
+    return scheduled.with_attrs({**dict(function.attrs), WAYS: target.ways})
 
 
 def traced(function: Any, target: Target, style: str) -> Any:

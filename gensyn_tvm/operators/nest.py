@@ -34,6 +34,9 @@ INSIDE = "gensyn.inside"
 #: Attribute of a PrimFunc whose loops run as they are written: it has no blocks, and no schedule applies.
 AS_WRITTEN = "gensyn.as_written"
 
+#: Attribute of a scheduled kernel: ways of the first-level cache for which it is.
+WAYS = "gensyn.ways"
+
 #: Attribute of a kernel that puts zeros around an image, whose elements keep their places beside one another: the zeros before
 #: each axis, then the extents with zeros.
 GRID = "gensyn.grid"

@@ -15,7 +15,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from gensyn_tvm.operators.nest import i64, substituted
+from gensyn_tvm.operators.nest import WAYS, i64, substituted
 from gensyn_tvm.schedules.cpu.stages import uses
 from gensyn_tvm.targets.requests import LINE, before, itemsize, nbytes, own_arrays, register_tile, request
 
@@ -25,6 +25,9 @@ Stmt = Any
 #: Bytes of the smallest array whose panels are worth asking for, and of the largest panel that stays in the second-level cache
 #: beside the next one.
 _LARGE, _PANEL = 256 * 1024, 640 * 1024
+#: Bytes of a first-level cache, and of a panel's term from which processors with one of so many ways are behind with fetching
+#: the next ones by themselves; terms ahead (4, 8, 16 and 32 were measured).
+_FIRST, _WIDE, _MANY_WAYS, _TERMS_AHEAD = 48 * 1024, 192, 12, 16
 #: Passes over a panel: with fewer ``prefetch`` asks for lines further down the same panel. Rows of all of its tiles: with more
 #: the first pass is no matter (49 and 128 gain up to a tenth, 196 lose as much as they gain).
 _FEWEST, _MOST_ROWS = 3, 160
@@ -37,6 +40,7 @@ class Panels:
         self.function = function
         self.around: list[Any] = []
         self.own = own_arrays(function)
+        self.asks_near = int(dict(function.attrs).get(WAYS, 0)) >= _MANY_WAYS
         self.analyzer = tvm.sym.Analyzer()
 
     def rewritten(self) -> Any:
@@ -46,7 +50,7 @@ class Panels:
     def _loop(self, stmt: Any, mutator: Any) -> Stmt:
         found = self._panels(stmt.body) if stmt.kind == tirx.ForKind.SERIAL else None
         if found is not None and uses(found[0].indices[-2], stmt.loop_var):
-            return before(stmt, self._requests(*found))
+            return before(stmt, [*self._near(stmt, found[0]), *self._requests(*found)])
         self.around.append(stmt)
         result = mutator.default_mutate(stmt)
         self.around.pop()
@@ -66,6 +70,16 @@ class Panels:
             if moving[-1:] == loops[-1:] and whole and not any(uses(i, f.loop_var) for i in load.indices[:-1] for f in moving):
                 return load, math.prod(int(f.extent) for f in loops) // int(load.source.shape[-1])
         return None
+
+    def _near(self, loop: Any, load: Any) -> list[Stmt]:
+        """Requests for a later term of the same panel, which comes from the second-level cache in each pass."""
+        *place, term, _ = load.indices
+        width, size = int(load.source.shape[-1]), itemsize(load.source)
+        streams = width * size >= _WIDE and isinstance(loop.extent, tirx.IntImm) and int(loop.extent) * width * size > _FIRST
+        if not self.asks_near or not streams:
+            return []
+        later = tirx.Min(term + i64(_TERMS_AHEAD), i64(int(load.source.shape[-2]) - 1))
+        return [request(load.source, [*place, later, i64(column)]) for column in range(0, width, LINE // size)]
 
     def _requests(self, load: Any, rows: int) -> list[Stmt]:
         """What a pass asks for at each term; ``rows`` of a tile."""

@@ -11,9 +11,10 @@ from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import Source, compile
 from gensyn_tvm.runtime.executable import State, as_array
+from gensyn_tvm.targets.cpu import TARGETS
 
-from ..operators.support import CONFIGURATIONS, LEVELS, assert_all_same
-from .test_prefetch import product, requests
+from ..operators.support import CONFIGURATIONS, LEVELS, NATIVE, assert_all_same
+from .test_prefetch import product, requested, requests
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason="no vectors")
 
@@ -65,3 +66,22 @@ def test_requests_change_no_bit(rows: int, columns: int) -> None:
             found = [as_array(replace(exe, threads=threads)(x))]
             expected = expected or found
             assert_all_same([str(configuration)], found, expected)
+
+
+@pytest.mark.parametrize("ways", (8, 12))
+def test_near_terms_are_asked_for_where_the_first_cache_has_many_ways(ways: int) -> None:
+    """The next terms of a panel that the second-level cache holds, which each pass reads again."""
+    target = replace(TARGETS[NATIVE], ways=ways)
+    near = [line for line in requested(product(256, 520, 240), target) if ", 0, 3, 1)" in line]
+    assert bool(near) == (ways == 12 and target.lanes() == 16)
+
+
+@pytest.mark.parametrize("rows", (100, 256))
+def test_the_ways_of_a_cache_change_no_bit(rows: int) -> None:
+    rng = np.random.default_rng(1)
+    x, w = rng.standard_normal((rows, 1, 520), np.float32), rng.standard_normal((520, 240), np.float32)
+    found = [
+        as_array(compile(Source(product(rows, 520, 240), State({"w": w})), replace(TARGETS[NATIVE], ways=ways), threads=1)(x))
+        for ways in (8, 12)
+    ]
+    assert_all_same(["8 or 12"], [found[0]], [found[1]])

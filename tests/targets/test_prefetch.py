@@ -13,7 +13,7 @@ from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import Source, compile
 from gensyn_tvm.passes.pipeline import kernels, run_phases
 from gensyn_tvm.runtime.executable import State, as_array
-from gensyn_tvm.targets.cpu import TARGETS
+from gensyn_tvm.targets.cpu import TARGETS, CpuTarget
 from gensyn_tvm.targets.indices import before_flattening
 
 from ..operators.support import CONFIGURATIONS, LEVELS, NATIVE, assert_all_same
@@ -30,11 +30,17 @@ def product(rows: int, terms: int, columns: int, role: str = "parameter") -> Gra
     return b.finish()
 
 
+def requested(graph: Graph, target: CpuTarget = TARGETS[NATIVE]) -> list[str]:
+    """The lines with prefetches in the text of all kernels."""
+    modules: list[Any] = []
+    run_phases(graph, target, "fast", lambda phase, m: modules.append(m) if phase == "schedule" else None)
+    texts = [f.script() for _, f in kernels(before_flattening()(modules[0]))]
+    return [line for text in texts for line in text.splitlines() if "prefetch(" in line]
+
+
 def requests(graph: Graph) -> int:
     """Prefetches in the text of all kernels."""
-    modules: list[Any] = []
-    run_phases(graph, TARGETS[NATIVE], "fast", lambda phase, m: modules.append(m) if phase == "schedule" else None)
-    return sum(f.script().count("prefetch(") for _, f in kernels(before_flattening()(modules[0])))
+    return len(requested(graph))
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from gensyn_tvm import interpreter
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.passes.pipeline import kernels, run_phases
-from gensyn_tvm.targets.cpu import TARGETS
-from gensyn_tvm.targets.indices import before_flattening
 
-from ..operators.support import CONFIGURATIONS, LEVELS, NATIVE, assert_all_same, outputs
+from ..operators.support import CONFIGURATIONS, LEVELS, assert_all_same, outputs
+from .test_prefetch import requested
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason="no vectors")
 
@@ -30,9 +26,7 @@ def residual(rows: int, terms: int, columns: int) -> Graph:
 
 def requests(graph: Graph) -> tuple[int, int]:
     """Prefetches for writing and for reading in all kernels."""
-    modules: list[Any] = []
-    run_phases(graph, TARGETS[NATIVE], "fast", lambda phase, m: modules.append(m) if phase == "schedule" else None)
-    lines = [s for _, f in kernels(before_flattening()(modules[0])) for s in f.script().splitlines() if "prefetch(" in s]
+    lines = requested(graph)
     return sum(", 1, 3, 1)" in s for s in lines), sum(", 0, 3, 1)" in s for s in lines)
 
 
