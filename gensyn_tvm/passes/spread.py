@@ -75,13 +75,25 @@ class _Copies:
             return False
         if not isinstance(statement.value, tvm.ir.TensorLoad):
             return not _reads(statement, self.source)
-        pairs = zip(self.places.of(_begin(statement.value.indices)), _begin(statement.indices), strict=True)
-        return statement.value.source.same_as(self.source) and all(self.analyzer.can_prove_equal(a, b) for a, b in pairs)
+        read, stored = statement.value.indices, statement.indices
+        pairs = zip(self.places.of(_begin(read)), _begin(stored), strict=True)
+        alike = statement.value.source.same_as(self.source) and _neighbours(read) == _neighbours(stored) > 0
+        return alike and all(self.analyzer.can_prove_equal(a, b) for a, b in pairs)
 
 
 def _begin(index: Sequence[Expr]) -> list[Expr]:
     """The index of the first lane."""
     return [i.base if isinstance(i, tirx.Ramp) else i for i in index]
+
+
+def _neighbours(index: Sequence[Expr]) -> int:
+    """Elements side by side that an index means; 0 if they are not side by side along the last axis."""
+    *before, last = index
+    if any(isinstance(i, tirx.Ramp) for i in before):
+        return 0
+    if not isinstance(last, tirx.Ramp):
+        return 1
+    return int(last.lanes) if isinstance(last.stride, tirx.IntImm) and int(last.stride) == 1 else 0
 
 
 def _reads(statement: Stmt, buffer: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
@@ -131,6 +132,18 @@ def test_a_copy_whose_places_are_shown_is_left_out(shape: tuple[int, ...]) -> No
 )
 def test_a_copy_whose_places_are_others_stays(place: Callable[[Any, Any], Any], grid: tuple[int, ...] | None) -> None:
     assert stored_into(maker(SHAPE), copy(place, grid)) is None
+
+
+@pytest.mark.parametrize(("stride", "fits"), ((1, True), (2, False)))
+def test_vectors_are_shown_to_lie_side_by_side(stride: int, fits: bool) -> None:
+    """One vector of two elements at the right place, whose second one is read from the next column or from one further on."""
+    types = [TensorType(SHAPE, "float32")], TensorType((2, 3, EXTENTS[0] * EXTENTS[1]), "float32")
+    with kernel("image", *types) as k, T.serial(i64(0), i64(6)) as c, T.serial(i64(0), i64(4)) as line:
+        channel = [c // i64(3), c % i64(3)]
+        value = load(k.inputs[0], [*channel, line, tirx.Ramp(i64(0), i64(stride), 2)])
+        T.buffer_store(k.output, value, [*channel, tirx.Ramp(right(line, i64(0)), i64(1), 2)])
+    found = stored_into(maker(SHAPE), as_written(k.result()).with_attr(GRID, [*BEFORE, *EXTENTS]))
+    assert (found is not None) == fits
 
 
 def tmod(line: Any, column: Any) -> Any:
