@@ -24,7 +24,8 @@ _IN_PLACE_BYTES, _FEW_ROWS, _SOME_ROWS, _FEW_TERMS = 32 * 1024, 16, 64, 1024
 _ROWS_BY_PANEL = 192
 #: Terms up to which the memory of the result decides, so that its rows are stored from end to end and no panel pays.
 _LEAST_TERMS = 16
-#: Full chunks from which it is read chunk by chunk if its rows lie in pages of their own: their addresses stay known.
+#: Full chunks from which it is read chunk by chunk if its rows lie in pages of their own: their addresses stay known. A single
+#: row, which waits for nothing but the operand, gains from that as soon as there are two chunks.
 _FAR_CHUNKS = 4
 #: With fewer bytes of the other operand in each matrix, panels are used by several matrices in turn.
 _FEW_BYTES = 64 * 1024
@@ -197,11 +198,11 @@ def _in_place(layouts: Layouts, given: MatmulParameters, b: Operand, output: Ten
     return few or terms <= _LEAST_TERMS or b.type.size * b.type.itemsize <= _IN_PLACE_BYTES
 
 
-def _read_in_place(given: MatmulParameters, b: Operand) -> MatmulParameters:
+def _read_in_place(given: MatmulParameters, b: Operand, rows: int) -> MatmulParameters:
     """Parameters of a product whose right operand is not packed."""
     (terms, stride), _ = b.views()[-2:]
     far = terms >= _FAR_CHUNKS * CHUNK and stride * b.type.itemsize >= _CACHE_PERIOD
-    if far and given.by_chunks is None:
+    if (far or (rows == 1 and terms > CHUNK)) and given.by_chunks is None:
         given = replace(given, by_chunks=True)
     return replace(given, rows_outside=True) if terms <= _LEAST_TERMS and given.rows_outside is None else given
 
@@ -218,7 +219,7 @@ def matmul(layouts: Layouts, node: Node) -> int:
     attrs = {**node.attrs, "left_axes": a.axes, "right_axes": b.axes}
     attrs |= {"rows_axis": rows_axis} if rows_axis != -2 else {}
     if _in_place(layouts, given, b, output):
-        attrs |= {"transposed": False, "in_place": True, **layouts.hints(_read_in_place(given, b))}
+        attrs |= {"transposed": False, "in_place": True, **layouts.hints(_read_in_place(given, b, output.shape[-2]))}
         return layouts.emit(Node("matmul", (a.value, b.value), attrs, node.types, node.source))
     plans = [*_plans(a, b, False, output, layouts, given), *_plans(b, a, True, output, layouts, given)]
     plans = [p for p in plans if not given.by_panel or p.inside == CHUNK]

@@ -74,14 +74,16 @@ class _Square:
             statements.append(tirx.Bind(name, value))
             return name
 
-        def at(indices: Any, term: int, column: int) -> list[Expr]:
+        def at(indices: Any, term: int, column: int, lanes: int) -> list[Expr]:
             places = {self.outer.loop_var: i64(term), self.inner.loop_var: i64(column)}
             *before, last = [substituted(i, places) for i in indices]
-            return [*before, vector(last, self.lanes)]
+            return [*before, vector(last, lanes)]
 
-        rows = [bind(tirx.BufferLoad(self.load.source, at(self.load.indices, 0, k))) for k in range(self.lanes)]
-        for k, column in enumerate(transposed_block(rows, self.itemsize, bind)):
-            statements.append(tirx.BufferStore(self.store.buffer, column, at(self.store.indices, k, 0)))
+        def read(row: int, first: int, count: int) -> Expr:
+            return tirx.BufferLoad(self.load.source, at(self.load.indices, first, row, count))
+
+        for k, column in enumerate(transposed_block(read, self.lanes, self.itemsize, bind)):
+            statements.append(tirx.BufferStore(self.store.buffer, column, at(self.store.indices, k, 0, self.lanes)))
         return tirx.SeqStmt(statements)
 
 

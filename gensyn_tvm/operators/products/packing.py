@@ -49,40 +49,37 @@ def merged(axes: Sequence[Axis]) -> list[Axis]:
     return result
 
 
-def transposed_block(rows: Sequence[Expr], itemsize: int, bind: Callable[[Expr], Expr] = T.bind) -> list[Expr]:
-    """The columns of a square block whose rows are vectors, by exchanges that processors have instructions for.
+def transposed_block(
+    read: Callable[[int, int, int], Expr], size: int, itemsize: int, bind: Callable[[Expr], Expr] = T.bind
+) -> list[Expr]:
+    """The columns of a square block; ``read`` (row, first element, elements) a piece of a row, ``bind`` gives a value a name.
 
-    Elements are first interleaved inside of groups of 16 bytes, then groups taken apart into even and odd ones; each as often
-    as it takes. ``bind`` gives a name to a value.
+    Rows are read in groups of 16 bytes and put together to vectors, which processors do while they load, so that only
+    the squares in groups are left to exchange; whole rows take twice the exchanges, which go one at a time.
     """
-    size = len(rows)
     group = min(size, 16 // itemsize)
+    groups = size // group
 
-    def exchanged(first: Expr, second: Expr, lanes: Sequence[int]) -> Expr:
-        return bind(tirx.Shuffle([first, second], [i64(lane) for lane in lanes]))
+    def exchanged(values: Sequence[Expr], lanes: Sequence[int]) -> Expr:
+        return bind(tirx.Shuffle(list(values), [i64(lane) for lane in lanes]))
 
     def interleaved(first: Expr, second: Expr, upper: int) -> Expr:
         """The lower (0) or upper (1) halves of all groups, in turn an element of each."""
         starts = [g + upper * group // 2 + k for g in range(0, size, group) for k in range(group // 2)]
-        return exchanged(first, second, [lane for start in starts for lane in (start, size + start)])
+        return exchanged([first, second], [lane for start in starts for lane in (start, size + start)])
 
-    def apart(first: Expr, second: Expr, odd: int) -> Expr:
-        """The even (0) or odd (1) groups of the first and then of the second."""
-        return exchanged(first, second, [g + k for g in range(odd * group, 2 * size, 2 * group) for k in range(group)])
-
-    blocks = []
-    for start in range(0, size, group):
-        block = list(rows[start : start + group])
+    blocks: list[list[Expr]] = [[] for _ in range(groups)]
+    for row in range(group):
+        pieces = [[bind(read(first + row, part * group, group)) for part in range(groups)] for first in range(0, size, group)]
+        for part, block in enumerate(blocks):
+            found = [line[part] for line in pieces]
+            block.append(exchanged(found, range(size)) if groups > 1 else found[0])
+    columns: list[Expr] = []
+    for block in blocks:
         for _ in range(group.bit_length() - 1):
             pairs = zip(block[: group // 2], block[group // 2 :], strict=True)
             block = [interleaved(a, b, upper) for a, b in pairs for upper in (0, 1)]
-        blocks.append(block)
-    columns: list[Expr] = [None] * size
-    for column in range(group):
-        found = [block[column] for block in blocks]
-        for _ in range(len(blocks).bit_length() - 1):
-            found = [apart(a, b, odd) for odd in (0, 1) for a, b in zip(found[::2], found[1::2], strict=True)]
-        columns[column::group] = found
+        columns += block
     return columns
 
 
@@ -219,11 +216,11 @@ class _Packing:
         if whole:
             with T.serial(i64(0), i64(whole)) as step:
                 start = first + step * i64(lanes)
-                rows = [
-                    T.bind(self.x[vector(base + (column + i64(c)) * i64(self.column_stride) + start, lanes)])
-                    for c in range(lanes)
-                ]
-                for t, values in enumerate(transposed_block(rows, self.itemsize)):
+
+                def read(c: int, term: int, count: int, start: Expr = start) -> Expr:
+                    return self.x[vector(base + (column + i64(c)) * i64(self.column_stride) + start + i64(term), count)]
+
+                for t, values in enumerate(transposed_block(read, lanes, self.itemsize)):
                     T.buffer_store(self.y, values, [*outer, row + start + i64(t), vector(inner, lanes)])
         if whole * lanes < count:
             with T.serial(i64(0), i64(count - whole * lanes)) as t, T.serial(i64(0), i64(lanes)) as c:
