@@ -17,7 +17,7 @@ PAGE, PLOT = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.svg"
 #: Script and package are run from a checkout, which need not be installed.
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.cpu.report import milliseconds, summary  # noqa: E402
+from benchmarks.cpu.report import AGAINST, milliseconds, summary  # noqa: E402
 from benchmarks.cpu.roofline import Roof, bound  # noqa: E402
 from scripts.generated_page import write_or_check  # noqa: E402
 
@@ -27,7 +27,8 @@ LIMITS = """\
 
 * Elementary functions and what consists of them (softmax, GELU, SiLU, attention over short sequences): ours are correctly
   rounded for all inputs, in binary64 with half as many lanes; the peers' are approximations in binary32.
-* Calls of small kernels: what each call costs beside its kernel ([cpu-limits.md](cpu-limits.md)).
+* Calls of small kernels: what each call costs beside its kernel ([cpu-limits.md](cpu-limits.md)). A product with an odd
+  number of columns (31x77x129) also packs them first: vectors of its last columns would read beyond the rows.
 * A product of one row with a transposed matrix: a chain of multiply-adds for each result reads the matrix in squares that are
   turned in registers, two exchanges beside each multiply-add and a vector put together of pieces; of rows that are a multiple
   of 4 KiB apart, the lines that a square touches share one set of the first-level cache.
@@ -60,13 +61,24 @@ def _table(group: str, rows: Sequence[dict[str, Any]], roofs: dict[int, Roof]) -
     return lines
 
 
-def _means(files: Sequence[dict[str, Any]]) -> list[str]:
-    """The geometric means of each group, a column for each processor."""
+def results() -> list[dict[str, Any]]:
+    """What the files hold, cpu.json first."""
+    paths = [RESULT, *sorted(RESULT.parent.glob("cpu-*.json"))]
+    return [json.loads(p.read_text(encoding="utf-8")) for p in paths]
+
+
+def means_table(files: Sequence[dict[str, Any]], wanted: Sequence[str] = ()) -> list[str]:
+    """The geometric means of each group, or of those that are wanted, a column for each processor; with the number of cases where others have more."""
     means = [summary(data["rows"]) for data in files]
     lines = [f"| geometric means: peer's time / ours | {' | '.join(d['machine']['processor'] for d in files)} |"]
     lines.append("|---" * (1 + len(files)) + "|")
-    for name in dict.fromkeys(n for m in means for n in m):
-        lines.append(f"| {name} | {' | '.join(f'{m[name]:.2f}' if name in m else '' for m in means)} |")
+    for name in wanted or dict.fromkeys(n for m in means for n in m):
+        group, _ = AGAINST.get(name, (name, ""))
+        counts = [sum(r["group"] == group for r in data["rows"]) for data in files]
+        few = [f" ({n} of {max(counts)})" if n < max(counts) else "" for n in counts]
+        lines.append(
+            f"| {name} | {' | '.join(f'{m[name]:.2f}{f}' if name in m else '' for m, f in zip(means, few, strict=True))} |"
+        )
     return lines
 
 
@@ -109,7 +121,7 @@ def page(data: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> str:
         "|---|---|---|",
         *(f"| {r.threads} | {r.flops / 1e9:.0f} | {r.bytes / 1e9:.1f} |" for r in roofs.values()),
         "",
-        *_means([data, *others]),
+        *means_table([data, *others]),
         "",
         "![Ratios of all cases](benchmarks.svg)",
         "",
@@ -152,8 +164,7 @@ def plot(data: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Write or check the page."""
-    data = json.loads(RESULT.read_text(encoding="utf-8"))
-    others = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULT.parent.glob("cpu-*.json"))]
+    data, *others = results()
     if write_or_check(__doc__, PAGE, page(data, others)):
         plot(data, PLOT)
 
