@@ -68,7 +68,10 @@ def results() -> list[dict[str, Any]]:
 
 
 def means_table(files: Sequence[dict[str, Any]], wanted: Sequence[str] = ()) -> list[str]:
-    """The geometric means of each group, or of those that are wanted, a column for each processor; with the number of cases where others have more."""
+    """The geometric means of each group, or of those that are wanted, a column for each processor.
+
+    Where another processor has more cases, the number of those that were measured stands beside the mean.
+    """
     means = [summary(data["rows"]) for data in files]
     lines = [f"| geometric means: peer's time / ours | {' | '.join(d['machine']['processor'] for d in files)} |"]
     lines.append("|---" * (1 + len(files)) + "|")
