@@ -56,14 +56,14 @@ _RENAMED = re.compile(r"vmov\w+\s+%[xyz]mm\d+,\s*%[xyz]mm\d+$")
 _STORE = re.compile(r"vmov(?:[ua]p[sd]|dq[ua]\d*)\s+%([yz]mm)\d+,\s*-?\w*\((?!%rsp|%rbp)")
 
 
-def instruction_times(registers: str) -> dict[str, float]:
+def instruction_times(registers: str, kinds: Mapping[str, str] = KINDS) -> dict[str, float]:
     """Nanoseconds that an instruction of each kind takes if many are independent.
 
     Raises:
         CalledProcessError: the C compiler fails.
     """
     functions = []
-    for kind, text in KINDS.items():
+    for kind, text in kinds.items():
         lines = "".join(f'"{text.format(r=registers, h=_HALF[registers], k=k + 1)}\\n"' for k in range(_CHAINS))
         # Division takes longer for some operands: let them be ordinary numbers.
         start = f'static const double x = 1.5; __asm__ volatile("vbroadcastsd %0, %%{registers}0" :: "m"(x) : "xmm0");'
@@ -74,7 +74,7 @@ def instruction_times(registers: str) -> dict[str, float]:
         command = [os.environ.get("CC", "gcc"), "-O2", "-march=native", "-shared", "-fPIC", str(source), "-o", str(library)]
         subprocess.run(command, check=True)
         loaded = ctypes.CDLL(str(library))
-        runs = {kind: partial(getattr(loaded, kind), ctypes.c_long(_ROUNDS)) for kind in KINDS}
+        runs = {kind: partial(getattr(loaded, kind), ctypes.c_long(_ROUNDS)) for kind in kinds}
         return {kind: t / _ROUNDS / _CHAINS for kind, t in best(runs, 0.5).items()}
 
 
@@ -98,7 +98,7 @@ def counts(code: str) -> dict[str, float]:
     Raises:
         SystemExit: there is no loop of vector instructions that stores floats.
     """
-    loops = [body for body in _loops(code.splitlines()) if any(_STORE.match(line) for line in body)]
+    loops = [body for body in vector_loops(code) if any(_STORE.match(line) for line in body)]
     if not loops:
         raise SystemExit("no loop of vectors in the generated code; this benchmark knows x86-64-v3 and x86-64-v4")
     body = max(loops, key=len)
@@ -108,8 +108,9 @@ def counts(code: str) -> dict[str, float]:
     return {kind: kinds[kind] / elements for kind in ("multiply", "divide", "convert", "other")}
 
 
-def _loops(lines: list[str]) -> list[list[str]]:
+def vector_loops(code: str) -> list[list[str]]:
     """Vector instructions between each label and the jump back to it, without those that only rename."""
+    lines = code.splitlines()
     labels: dict[str, int] = {}
     found = []
     for number, line in enumerate(text.strip() for text in lines):

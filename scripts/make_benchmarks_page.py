@@ -30,8 +30,7 @@ LIMITS = """\
 * Calls of small kernels: what each call costs beside its kernel ([cpu-limits.md](cpu-limits.md)). A product with an odd
   number of columns (31x77x129) also packs them first: vectors of its last columns would read beyond the rows.
 * A product of one row with a transposed matrix: a chain of multiply-adds for each result reads the matrix in squares that are
-  turned in registers, two exchanges beside each multiply-add and a vector put together of pieces; of rows that are a multiple
-  of 4 KiB apart, the lines that a square touches share one set of the first-level cache.
+  turned in registers ([cpu-limits.md](cpu-limits.md) has their bound).
 * Causal attention over long sequences: PyTorch leaves out what the mask hides. Ours multiplies it, as the program says: a NaN
   or an infinity among the hidden values makes the product with a zero NaN.
 * Convolutions of kernels of one position over large images, on Intel's processors: each channel of a tile lies in a page of

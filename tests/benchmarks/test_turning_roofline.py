@@ -1,0 +1,34 @@
+"""What the roofline of turned squares reads out of generated code."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.turning_roofline import counts
+
+#: A loop that turns two vectors, after one that only multiplies.
+CODE = """
+.LBB0_1:
+	vfmadd231ps	%zmm1, %zmm2, %zmm3
+	jne	.LBB0_1
+.LBB0_2:
+	vmovups	(%rsi,%rax), %xmm1
+	vinsertf128	$1, 16(%rsi,%rax), %ymm1, %ymm1
+	vinsertf32x4	$2, 32(%rsi,%rax), %zmm1, %zmm1
+	vunpcklps	%zmm1, %zmm2, %zmm4
+	vunpckhps	%zmm1, %zmm2, %zmm5
+	vshufps	$68, %zmm4, %zmm5, %zmm6
+	vfmadd231ps	(%rdx){1to16}, %zmm6, %zmm3
+	vfmadd231ps	4(%rdx){1to16}, %zmm4, %zmm3
+	addq	$64, %rax
+	jne	.LBB0_2
+"""
+
+
+def test_instructions_of_the_loop_that_exchanges_are_counted() -> None:
+    assert counts(CODE, 16) == {"multiply": 1 / 16, "exchange": 1.5 / 16, "insert": 1 / 16, "other": 0.5 / 16}
+
+
+def test_code_without_exchanges_is_refused() -> None:
+    with pytest.raises(SystemExit, match="no loop of exchanges"):
+        counts(CODE.split(".LBB0_2")[0], 16)
