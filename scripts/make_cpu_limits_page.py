@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts.generated_page import write_or_check  # noqa: E402
+from scripts.make_benchmarks_page import results  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "cpu-limits.md"
@@ -49,22 +50,22 @@ A product of one row with a transposed matrix that is no parameter (those are pa
 chain of multiply-adds in the order of the terms, so that a vector holds a term of several results, and the matrix, whose rows
 are the results, is read in squares that are turned in registers. The peers add up parts of a row side by side, in an order of
 their own, and turn nothing. Nanoseconds an element of the matrix on one thread, the best of all runs in turns; *bound* is the
-time of the busiest unit of the processor for the vector instructions in our loop, if none waited for another. Where rows lie a
-multiple of 4 KiB apart, the lines that a square touches share a set of the first-level cache: what the first matrix takes
-longer than the second is that.
+time of the busiest unit of the processor for the vector instructions in our loop, if none waited for another; *narrow* are
+those of less than a whole register. Between bound and time lie waiting and, where rows lie a multiple of 4 KiB apart, the
+first-level cache, in which the lines that a square touches then share a set. A bound below the peers' time means that these
+instructions do not show that they could not be reached.
 """
 _PARTS = ("floating-point environment", "rest", "kernels", "call", "NumPy")
 
 
 def _turning(found: Mapping[str, Any]) -> list[str]:
     """The section about products with transposed matrices."""
-    heads = (
-        "matrix | multiply, exchange, insert, other an element | bound (unit) | ours | NumPy | PyTorch | bound / fastest peer"
-    )
+    kinds = ("multiply", "exchange", "insert", "narrow", "load")
+    heads = f"matrix | {', '.join(kinds)} an element | bound (unit) | ours | NumPy | PyTorch | bound / fastest peer"
     lines = [f"| {heads} |", "|---" * 7 + "|"]
     for row in found["rows"]:
         ns, each = row["nanoseconds"], row["instructions"]
-        counts = ", ".join(f"{each[kind]:.3f}" for kind in ("multiply", "exchange", "insert", "other"))
+        counts = ", ".join(f"{each[kind]:.3f}" for kind in kinds)
         least, fastest = row["bound"], min(ns["numpy"], ns["torch"])
         lines.append(
             f"| {row['results']} rows of {row['terms']} | {counts} | {least:.3f} ({row['busiest']}) | {ns['gensyn_tvm']:.3f}"
@@ -101,8 +102,7 @@ def page(found: Mapping[str, Any], copied: float, turning: Mapping[str, Any]) ->
 def main() -> None:
     """Write or check the page."""
     found = json.loads((RESULTS / "call_overhead.json").read_text(encoding="utf-8"))
-    files = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("cpu*.json")) if "profiles" not in p.name]
-    (roofs,) = [f["roofs"] for f in files if f["machine"]["processor"] == found["machine"]["processor"]]
+    (roofs,) = [f["roofs"] for f in results() if f["machine"]["processor"] == found["machine"]["processor"]]
     turning = json.loads((RESULTS / "turning_roofline.json").read_text(encoding="utf-8"))
     write_or_check(__doc__, PAGE, page(found, next(r["bytes"] for r in roofs if r["threads"] == 1), turning))
 

@@ -70,7 +70,7 @@ def table() -> str:
         "",
         *means_table(results(), GROUPS),
         "",
-        "Above 1 we are faster; kernels are compared with the fastest of all peers. Measured by `make bench`.",
+        "Above 1 we are faster; kernels are compared with the fastest peer of the same run. Measured by `make bench`.",
     ]
     return "\n".join(lines) + "\n"
 

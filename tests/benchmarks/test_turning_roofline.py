@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.turning_roofline import counts
+from benchmarks.turning_roofline import bound, counts
 
 #: A loop that turns two vectors, after one that only multiplies.
 CODE = """
@@ -26,7 +26,15 @@ CODE = """
 
 
 def test_instructions_of_the_loop_that_exchanges_are_counted() -> None:
-    assert counts(CODE, 16) == {"multiply": 1 / 16, "exchange": 1.5 / 16, "insert": 1 / 16, "other": 0.5 / 16}
+    expected = {"multiply": 2, "exchange": 3, "insert": 1, "narrow": 1, "load": 5, "other": 0}
+    assert counts(CODE, 16) == {kind: n / 2 / 16 for kind, n in expected.items()}
+
+
+def test_the_busiest_unit_is_the_bound() -> None:
+    each = {"multiply": 2.0, "exchange": 3.0, "insert": 1.0, "narrow": 1.0, "load": 5.0, "other": 0.0}
+    times = {"multiply": 0.25, "exchange": 0.25, "insert": 0.25, "narrow": 0.125, "load": 0.125, "any": 0.125}
+    assert bound(each, times) == (0.875, "any")
+    assert bound(each, {**times, "load": 0.25}) == (1.25, "load")
 
 
 def test_code_without_exchanges_is_refused() -> None:
