@@ -49,7 +49,7 @@ light-models: $(STAMP)
 checkpointing: $(STAMP)
 	"$(BIN)/python" benchmarks/checkpointing.py
 
-# Peak memory of training steps beside PyTorch: half an hour, most of it compiling. Writes benchmarks/results/memory.json.
+# Peak memory of training steps beside PyTorch: a quarter of an hour, most of it compiling. Writes benchmarks/results/memory.json.
 memory: $(STAMP)
 	"$(BIN)/python" benchmarks/memory.py
 
