@@ -44,8 +44,9 @@ RUN, UNGUARDED = "gensyn_run", "gensyn_run_unguarded"
 _SYMBOL = "__tvm_ffi_"
 #: What the entry returns if the floating-point environment cannot be set.
 NO_ENVIRONMENT = 77
-#: Inputs and outputs up to this many bytes are copied to and from a fixed place.
-STAGED = 32768
+#: Inputs and outputs up to this many bytes are copied to and from a fixed place, which is no slower than their addresses, a new
+#: array's own allocation, and a look at how they lie.
+STAGED = 2048
 
 _ALL_CORES = 1  # TVM's affinity mode "big"
 

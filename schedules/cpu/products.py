@@ -37,12 +37,15 @@ PARALLEL_WORK = 500_000
 SINGLE_ROW = 4
 
 
-def register_tile(rows: int, vectors: int, target: CpuTarget) -> tuple[int, int]:
-    """(rows, vectors of columns) of the tile that needs the fewest loads for each fma, among divisors."""
+def register_tile(rows: int, vectors: int, terms: int, target: CpuTarget) -> tuple[int, int]:
+    """(rows, vectors of columns) of the tile that needs the fewest loads for each fma, among divisors.
+
+    Where there are fewer terms than rows, storing the result takes longest, and fewer rows are stored from end to end faster.
+    """
     budget = max(1, target.registers - _OPERAND_REGISTERS)
     best, best_loads = (1, 1), math.inf
-    for r in range(1, min(rows, _MAX_ROWS) + 1):
-        for v in range(1, min(vectors, _LONE_ROW_VECTORS if rows == 1 else 4) + 1):
+    for r in range(1, min(rows, terms, _MAX_ROWS) + 1):
+        for v in range(1, min(vectors, _LONE_ROW_VECTORS if r == min(rows, terms) == 1 else 4) + 1):
             if rows % r == 0 and vectors % v == 0 and r * v <= budget:
                 # Loads for each fma (the panel comes from the second-level cache), and a penalty for too few
                 # independent chains to hide the latency of fma.
@@ -102,13 +105,15 @@ def chunk(sch: Any, block: Any, target: CpuTarget) -> Any:
 def _tile(sch: Any, block: Any, target: CpuTarget) -> tuple[int, int, int]:
     """(lanes of a vector, rows of the register tile, its columns)."""
     annotations = dict(sch.get(block).annotations)
-    rows, columns = (int(v.dom.extent) for v in [v for v in sch.get(block).iter_vars if int(v.iter_type) != REDUCTION][-2:])
+    variables = sch.get(block).iter_vars
+    rows, columns = [int(v.dom.extent) for v in variables if int(v.iter_type) != REDUCTION][-2:]
     most = target.lanes(element_bits(sch, block))
     if PANEL in annotations:
         width = int(annotations[PANEL])
         return vector_length(width, most), int(annotations[TILE]), width
     lanes = vector_length(columns, most)
-    tile_rows, vectors = register_tile(rows, columns // lanes, target)
+    terms = math.prod(int(v.dom.extent) for v in variables if int(v.iter_type) == REDUCTION)
+    tile_rows, vectors = register_tile(rows, columns // lanes, terms, target)
     return lanes, tile_rows, vectors * lanes
 
 

@@ -36,7 +36,7 @@ def test_register_tiles_fit_and_divide(level: str) -> None:
     target = TARGETS[level]
     for rows in (*range(1, 70), 128, 1000, 1009):
         for vectors in range(1, 9):
-            r, v = register_tile(rows, vectors, target)
+            r, v = register_tile(rows, vectors, 512, target)
             assert rows % r == 0
             assert vectors % v == 0
             assert 1 <= r * v <= target.registers - 4
@@ -44,9 +44,14 @@ def test_register_tiles_fit_and_divide(level: str) -> None:
 
 def test_register_tiles_of_good_shapes_are_large() -> None:
     for level in LEVELS:
-        r, v = register_tile(128, 4, TARGETS[level])
+        r, v = register_tile(128, 4, 512, TARGETS[level])
         assert r * v >= 8
-    assert register_tile(1009, 1, TARGETS["x86-64-v4"]) == (1, 1)
+    assert register_tile(1009, 1, 512, TARGETS["x86-64-v4"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("terms", "rows"), [(1, 1), (2, 2), (5, 4), (8, 8), (512, 8)])
+def test_register_tiles_have_no_more_rows_than_terms(terms: int, rows: int) -> None:
+    assert register_tile(1024, 64, terms, TARGETS["x86-64-v4"])[0] == rows
 
 
 @pytest.mark.parametrize(
