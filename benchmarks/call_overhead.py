@@ -74,7 +74,7 @@ def parts(op: str, inputs: int, elements: int, peer: Callable[..., Any]) -> dict
     return {
         "call": whole,
         "kernels": _seconds(lambda: host._unguarded(table, 0, steps, 1)) - bare,
-        "floating-point environment": _seconds(lambda: host._run(table, 0, 0, 1)) - bare,
+        "fesetenv": _seconds(lambda: host._run(table, 0, 0, 1)) - bare,
         "NumPy": _anywhere(lambda: peer(*arrays)),
     }
 

@@ -48,6 +48,8 @@ typedef struct {
     PyObject *fail;    /* called with a status that is not 0, raises */
     PyObject *owner;   /* a Call, borrowed: it takes itself out when it goes */
     Function function;
+    Function bare;     /* the same without care for the floating-point environment */
+    int is_parallel;   /* whether threads other than the caller's compute, too */
     Py_ssize_t status; /* its slot */
     int64_t first, last;
 } Entry;

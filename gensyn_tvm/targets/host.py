@@ -5,8 +5,9 @@ The entry ``RUN(table, first, last, threads)`` runs the steps from ``first`` up 
 (``gensyn_tvm.runtime.plan``) in the IEEE-754 default floating-point environment, and puts the caller's back.
 
 Any library in the process may have changed that environment (flush-to-zero, rounding mode), in the calling thread or in those
-that compute threads inherit theirs from; so each run sets it in every thread. A C call is a barrier for memory, and kernels
-read their operands from memory and write their results there: no arithmetic moves across it.
+that compute threads inherit theirs from; so each run sets it in every thread. Calls on one thread do that themselves, faster
+(``runtime/_call_entry.c``), and take the entry ``UNGUARDED``. A C call is a barrier for memory, and kernels read their operands
+from memory and write their results there: no arithmetic moves across it.
 """
 
 from __future__ import annotations

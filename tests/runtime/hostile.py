@@ -92,6 +92,12 @@ def main(library: str, when: str, kind: str) -> None:
         guarded = same([o.numpy() for o in replace(exe, threads=threads).run(given, {})], expected)
         assert all(guarded), f"the guard let hostility through with {threads} threads: {guarded}"
         assert environment() == before, "the caller's environment is not what it was"
+        call = replace(exe, threads=threads).bind()
+        call(*given.values())
+        assert call.is_short
+        called = same(call(*given.values()), expected)
+        assert all(called), f"a call in C let hostility through with {threads} threads: {called}"
+        assert environment() == before, "the caller's environment is not what it was after a call in C"
         assert not is_default()
     print("as it should be")
 

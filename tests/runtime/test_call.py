@@ -319,7 +319,7 @@ class Fake:
 
         self.function = _Function(called)
         address = ctypes.cast(self.function, ctypes.c_void_p).value or 0
-        self.entry = _call.Entry(POOL, self.table, None, fail, address, 2, 5, 7)
+        self.entry = _call.Entry(POOL, self.table, None, fail, address, address, False, 2, 5, 7)
         self.places = [np.zeros(4, np.int32) for _ in range(2)]
 
         class Short(_call.Call):
@@ -407,11 +407,12 @@ def test_what_an_entry_and_a_call_refuse() -> None:
         fake.call.__init__(fake, fake.entry, (), ())  # type: ignore[misc]
     with pytest.raises(TypeError, match="the owner of an entry"):
         fake.entry.own(_call.Call(fake, Fake(lambda _: 0).entry, (), ()))
-    for table, address in ((np.zeros(3), 1), (np.zeros((3, 1), np.int64), 1), (np.zeros(3, np.int64), 0)):
+    table = np.zeros(3, np.int64)
+    for memory, guarded, bare in ((np.zeros(3), 1, 1), (np.zeros((3, 1), np.int64), 1, 1), (table, 0, 1), (table, 1, 0)):
         with pytest.raises(ValueError, match="an entry needs"):
-            _call.Entry(POOL, table, None, _fail, address, 2, 0, 1)
+            _call.Entry(POOL, memory, None, _fail, guarded, bare, False, 2, 0, 1)
     with pytest.raises(ValueError, match="no slot 3"):
-        _call.Entry(POOL, np.zeros(3, np.int64), None, _fail, 1, 3, 0, 1)
+        _call.Entry(POOL, table, None, _fail, 1, 1, False, 3, 0, 1)
 
 
 def test_a_call_inside_of_a_call_and_the_lock_of_its_thread() -> None:
