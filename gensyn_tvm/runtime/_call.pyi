@@ -28,6 +28,8 @@ class Entry:
         library: what keeps the code in memory.
         fail: raises what a status means.
         address: of the function.
+        bare: that of the function that does not care for the floating-point environment.
+        is_parallel: whether threads other than the caller's compute, too.
         status: the slot of the status.
         first, last: steps of a run.
     """
@@ -39,6 +41,8 @@ class Entry:
         library: Any,
         fail: Callable[[int], Any],
         address: int,
+        bare: int,
+        is_parallel: bool,
         status: int,
         first: int,
         last: int,
