@@ -75,7 +75,7 @@ class Machine:
             code, self.plan, constants = unpack(library)
         except ValueError as error:
             _refuse(target, str(error))
-        self._run, self._unguarded, addresses = _load(code, target)
+        self._run, self._unguarded, (address, bare) = _load(code, target)
         with ieee754_environment():
             pass  # it can be set, and arithmetic obeys
         self.table = np.zeros(self.plan.slots, np.int64)
@@ -88,7 +88,7 @@ class Machine:
         self._ready = False
         self.states: dict[int, Bound] = {}
         #: For calls that rely on what the table says of states and small outputs.
-        self.entry = Entry(POOL, self.table, self._run, _fail, *addresses, self.plan.parallel, self._status, *self._steps)
+        self.entry = Entry(POOL, self.table, self._run, _fail, address, bare, self.plan.parallel, self._status, *self._steps)
         self._results: dict[int, Results] = {}
         self._stages: dict[int, np.ndarray] = {}
         for slot, t in enumerate((*self.plan.inputs, *self.plan.outputs)):
@@ -271,7 +271,7 @@ def _fail(status: int) -> None:
     raise MemoryError(f"a kernel could not get memory for its intermediate values or threads (status {status})")
 
 
-def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[..., Any], tuple[int, ...]]:
+def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[..., Any], tuple[int, int]]:
     """The two entries, and their addresses, which the functions keep in memory."""
     import tvm_ffi  # noqa: F401  (loads the FFI before TVM's runtime)
     from tvm import runtime
@@ -283,16 +283,17 @@ def _load(code: memoryview, target: str) -> tuple[Callable[..., Any], Callable[.
             module = runtime.load_module(str(path))
             _touch_constants(path)
             run, unguarded = (module.get_function(name, query_imports=True) for name in (RUN, UNGUARDED))
-            return run, unguarded, _addresses(path, _SYMBOL + RUN, _SYMBOL + UNGUARDED)
+            return run, unguarded, _addresses(path)
         except (RuntimeError, OSError, AttributeError) as error:
             _refuse(target, str(error)[:400])
 
 
-def _addresses(library: Path, *symbols: str) -> tuple[int, ...]:
-    """Where functions of a library are that somebody else has loaded."""
+def _addresses(library: Path) -> tuple[int, int]:
+    """Where the two entries are of a library that somebody else has loaded."""
     opened = ctypes.CDLL(str(library))
     try:
-        return tuple(ctypes.cast(getattr(opened, symbol), ctypes.c_void_p).value or 0 for symbol in symbols)
+        run, unguarded = (ctypes.cast(getattr(opened, _SYMBOL + name), ctypes.c_void_p).value for name in (RUN, UNGUARDED))
+        return run or 0, unguarded or 0
     finally:
         _ctypes.dlclose(opened._handle)
 
