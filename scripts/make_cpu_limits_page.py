@@ -51,28 +51,34 @@ A product of one row with a transposed matrix that is no parameter (those are pa
 chain of multiply-adds in the order of the terms, so that a vector holds a term of several results, and the matrix, whose rows
 are the results, is read in squares that are turned in registers. The peers add up parts of a row side by side, in an order of
 their own, and turn nothing. Nanoseconds an element of the matrix on one thread, the best of all runs in turns; *bound* is the
-time of the busiest unit of the processor for the vector instructions in our loop, if none waited for another; *narrow* are
-those of less than a whole register. Between bound and time lie waiting and, where rows lie a multiple of 4 KiB apart, the
-first-level cache, in which the lines that a square touches then share a set. A bound below the peers' time means that these
-instructions do not show that they could not be reached.
+time of the busiest unit of the processor for the vector instructions in our loop, if none waited for another, or that of the
+chains (*chain*), each of whose multiply-adds waits for the one before; *narrow* are those of less than a whole register.
+
+Where rows lie a multiple of 4 KiB apart, the lines that a square touches share a set of the first-level cache: squares have
+eight rows there, and two chunks of terms run side by side as chains of their own. More chains would be those of more rows,
+which that set does not hold; with other distances squares of sixteen rows have as much in flight.
 """
 _PARTS = ("rest", "kernels", "call", "NumPy", "fesetenv")
 
 
 def _turning(found: Mapping[str, Any]) -> list[str]:
     """The section about products with transposed matrices."""
-    kinds = ("multiply", "exchange", "insert", "narrow", "load")
-    heads = f"matrix | {', '.join(kinds)} an element | bound (unit) | ours | NumPy | PyTorch | bound / fastest peer"
-    lines = [f"| {heads} |", "|---" * 7 + "|"]
+    kinds = ("chain", "multiply", "exchange", "insert", "narrow", "load")
+    heads = f"matrix | registers | {', '.join(kinds)} an element"
+    heads += " | bound (unit) | ours | NumPy | PyTorch | bound / fastest peer"
+    lines = [f"| {heads} |", "|---" * 8 + "|"]
     for row in found["rows"]:
         ns, each = row["nanoseconds"], row["instructions"]
         counts = ", ".join(f"{each[kind]:.3f}" for kind in kinds)
         least, fastest = row["bound"], min(ns["numpy"], ns["torch"])
         lines.append(
-            f"| {row['results']} rows of {row['terms']} | {counts} | {least:.3f} ({row['busiest']}) | {ns['gensyn_tvm']:.3f}"
-            f" | {ns['numpy']:.3f} | {ns['torch']:.3f} | {least / fastest:.2f} |"
+            f"| {row['results']} rows of {row['terms']} | {row['registers']} | {counts} | {least:.3f} ({row['busiest']})"
+            f" | {ns['gensyn_tvm']:.3f} | {ns['numpy']:.3f} | {ns['torch']:.3f} | {least / fastest:.2f} |"
         )
-    times = ", ".join(f"{kind} {t:.3f}" for kind, t in found["instruction_nanoseconds"].items())
+    times = "; ".join(
+        f"{registers} " + ", ".join(f"{kind} {t:.3f}" for kind, t in of.items())
+        for registers, of in found["instruction_nanoseconds"].items()
+    )
     machine = found["machine"]
     who = f"{machine['processor']}, {machine['level']}. Nanoseconds of an instruction: {times}."
     return [_TURNING, *lines, "", who, ""]

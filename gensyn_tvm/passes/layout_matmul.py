@@ -114,9 +114,11 @@ def _plans(
         tile = tile_of(exactly=_LEFT_PANEL)
         packing = 0.0 if scalar.value in layouts.fixed else scalar.type.size * (COPY if row_stride == 1 else TRANSPOSE)
         plans.append(Plan(time(tile) + packing + fixed, transposed, tile, True, inside if columns % tile.columns == 0 else 0))
-    tile = given_tile(min(rows, _MOST_INSIDE), 1, columns, lanes)  # with two vectors LLVM interleaves squares, and spills
-    turned = column_stride > 1 == vector.matrix(transposed)[0][1] and _is_whole(terms, lanes)
-    if turned and vector.value not in layouts.fixed and rows == tile.rows and not set(given.given()) - {"threads_from"}:
+    turned = rows <= _MOST_INSIDE and column_stride > 1 == vector.matrix(transposed)[0][1] and _is_whole(terms, lanes)
+    if turned and vector.value not in layouts.fixed and not set(given.given()) - {"threads_from"}:
+        if column_stride * output.itemsize % _CACHE_PERIOD == 0:  # the lines of a square share a set of the cache
+            lanes = min(lanes, 1 << (ways.bit_length() - 1))
+        tile = given_tile(rows, 1, columns, lanes)  # with two vectors LLVM interleaves squares, and spills
         turning = repeats * terms * math.ceil(columns / lanes) * lanes * TURN + fixed - vector.type.size * TRANSPOSE
         plans.append(Plan(time(replace(tile, slowness=_BESIDE_EXCHANGES)) + turning, transposed, tile, False, lanes))
     return plans

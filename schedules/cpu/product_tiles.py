@@ -14,6 +14,11 @@ from gensyn_tvm.schedules.cpu.elementwise import vector_length
 from gensyn_tvm.schedules.cpu.product_stages import REDUCTION, packed_terms
 from gensyn_tvm.schedules.cpu.ragged import goes_along
 
+#: Chunks of a single row that run side by side: one chain of multiply-adds alone waits for itself.
+_SIDE_BY_SIDE = 2
+#: Lanes with which they do.
+_FEW_LANES = 8
+
 
 def tiles_of(
     sch: Any, driver: Any, lanes: int, rows: int, width: int, annotations: Mapping[str, Any]
@@ -71,6 +76,8 @@ def place(sch: Any, block: Any, total: Any, driver: Any, tiles: Any, lanes: int)
         chunks = [v for v in sch.get(total).iter_vars if int(v.iter_type) == REDUCTION]
         around = next(loop for loop in loops_below(sch, total, tiles))
         assert len(chunks) == 1
+        if _has_one_chain(sch, block, lanes) and int(chunks[0].dom.extent) % _SIDE_BY_SIDE == 0:
+            around, _ = sch.split(around, [None, _SIDE_BY_SIDE])
     if block is not driver:
         sch.compute_at(block, around, preserve_unit_loops=True)
         term = _pack_squares(sch, block, lanes) if packed_terms(sch, block) else tile_loops(sch, block, lanes)
@@ -97,19 +104,30 @@ def tile_loops(sch: Any, block: Any, lanes: int) -> Any:
     return reduction[0]
 
 
+def _has_one_chain(sch: Any, chunk: Any, lanes: int) -> bool:
+    """Whether squares of few rows of the right operand are turned for a single row of the left one.
+
+    Those of sixteen rows read from as many places at a time as a processor keeps apart, and twice as many are slower.
+    """
+    *_, rows, _ = [v for v in sch.get(chunk).iter_vars if int(v.iter_type) != REDUCTION]
+    return packed_terms(sch, chunk) == lanes <= _FEW_LANES and int(rows.dom.extent) == 1
+
+
 def _pack_squares(sch: Any, chunk: Any, lanes: int) -> Any:
-    """Order the loops inside a tile: groups of as many terms as a vector has lanes, vectors, terms, rows, lanes. Each vector's
-    terms are packed just before they are used, as a square that ``targets.transposition`` turns in registers.
+    """Order the loops inside a tile: groups of as many terms as a vector has lanes, chunks that run side by side, vectors,
+    terms, rows, lanes. Each vector's terms are packed just before they are used, as a square that ``targets.transposition``
+    turns in registers.
 
     Returns the loop over groups.
     """
     kinds = [int(v.iter_type) for v in sch.get(chunk).iter_vars]
-    *_, row, column, term = list(sch.get_loops(chunk))[-len(kinds) :]
+    *chunks, row, column, term = list(sch.get_loops(chunk))[-len(kinds) :]
     groups, terms = sch.split(term, [None, lanes])
     vectors, lane = sch.split(column, [None, lanes])
-    sch.reorder(groups, vectors, terms, row, lane)
+    sch.reorder(groups, *chunks, vectors, terms, row, lane)
     sch.vectorize(lane)
-    sch.unroll(row)
+    for loop in (*chunks, row):
+        sch.unroll(loop)
     sch.unroll(terms)
     (panel,) = [p for p in sch.get_producers(chunk) if role_of(sch, p) == "panel"]
     sch.set_scope(panel, 0, "local")

@@ -26,17 +26,24 @@ CODE = """
 
 
 def test_instructions_of_the_loop_that_exchanges_are_counted() -> None:
-    expected = {"multiply": 2, "exchange": 3, "insert": 1, "narrow": 1, "load": 5, "other": 0}
-    assert counts(CODE, 16) == {kind: n / 2 / 16 for kind, n in expected.items()}
+    expected = {"multiply": 2, "exchange": 3, "insert": 1, "narrow": 1, "load": 5, "other": 0, "chain": 2}
+    assert counts(CODE) == ("zmm", {kind: n / 2 / 16 for kind, n in expected.items()})
+
+
+def test_squares_side_by_side_are_chains_of_their_own() -> None:
+    code = CODE.replace("zmm", "ymm").replace("vfmadd231ps", "vfmadd231ps\t%ymm0, %ymm0, %ymm0\n\t" * 15 + "vfmadd231ps")
+    registers, each = counts(code)
+    assert registers == "ymm" and each["chain"] == 1 / 4 / 8 and each["multiply"] == 1 / 8
 
 
 def test_the_busiest_unit_is_the_bound() -> None:
-    each = {"multiply": 2.0, "exchange": 3.0, "insert": 1.0, "narrow": 1.0, "load": 5.0, "other": 0.0}
-    times = {"multiply": 0.25, "exchange": 0.25, "insert": 0.25, "narrow": 0.125, "load": 0.125, "any": 0.125}
+    each = {"multiply": 2.0, "exchange": 3.0, "insert": 1.0, "narrow": 1.0, "load": 5.0, "other": 0.0, "chain": 0.5}
+    times = {"multiply": 0.25, "exchange": 0.25, "insert": 0.25, "narrow": 0.125, "load": 0.125, "any": 0.125, "chain": 1.0}
     assert bound(each, times) == (0.875, "any")
     assert bound(each, {**times, "load": 0.25}) == (1.25, "load")
+    assert bound(each, {**times, "chain": 4.0}) == (2.0, "chain")
 
 
 def test_code_without_exchanges_is_refused() -> None:
     with pytest.raises(SystemExit, match="no loop of exchanges"):
-        counts(CODE.split(".LBB0_2")[0], 16)
+        counts(CODE.split(".LBB0_2")[0])

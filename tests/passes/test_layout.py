@@ -94,6 +94,20 @@ def test_few_rows_turn_a_transposed_matrix_in_registers() -> None:
     assert sum(f.script().count("T.Shuffle") for f in lowered) == lanes * (int(lanes > group) + int(math.log2(group)))
 
 
+@pytest.mark.parametrize(("rows", "terms", "chunks"), [(1, 1024, 2), (1, 1536, 1), (1, 3072, 2), (3, 1024, 1)])
+def test_squares_are_small_where_their_lines_share_a_set_of_the_cache(rows: int, terms: int, chunks: int) -> None:
+    """And a single row takes two chunks of them side by side, so that a chain does not wait for itself."""
+    graph, target = product(rows, 100, terms, (), False, True), TARGETS["x86-64-v4"]
+    crowded = terms * 4 % 4096 == 0
+    (node,) = (n for n in choose_layouts(graph, target).nodes if n.op == "matmul")
+    assert node.attrs["panel"] == node.attrs["inside"] == (8 if crowded else 16)
+    modules: list[Any] = []
+    run_phases(graph, target, "fast", lambda phase, m: modules.append(m) if phase == "schedule" else None)
+    text = "".join(f.script() for _, f in kernels(before_flattening()(modules[0])))
+    assert text.count("T.Shuffle") == (8 if crowded else 16) * 3
+    assert ("T.unroll(T.int64(2))" in text) == (chunks == 2)
+
+
 @pytest.mark.parametrize(
     ("shape", "hints"),
     (

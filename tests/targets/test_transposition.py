@@ -70,15 +70,20 @@ def test_only_loops_that_read_neighbours_where_they_write_columns_are_turned(rea
     assert text.count("T.Shuffle") == turned * 8 * 3 and ("T.vectorized" in text) == (not turned)
 
 
-@pytest.mark.parametrize("dtype", ("float32", "float64"))
-def test_a_product_that_turns_its_operand_has_the_same_bits(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "rows", "terms"),
+    # Whole chunks of 512 terms: one row takes two of them side by side where its vectors are short, as in rows 4 KiB apart.
+    [*itertools.product(("float32", "float64"), (3,), (64,)), *itertools.product(("float32",), (1, 3), (1024, 1536, 2048))],
+)
+def test_a_product_that_turns_its_operand_has_the_same_bits(dtype: str, rows: int, terms: int) -> None:
     b = GraphBuilder("product")
-    x = b.add_input("x", "input", TensorType((2, 3, 64), dtype))
-    y = b.add_input("y", "input", TensorType((2, 21, 64), dtype))
+    x = b.add_input("x", "input", TensorType((2, rows, terms), dtype))
+    y = b.add_input("y", "input", TensorType((2, 21, terms), dtype))
     b.add_output("product", b.emit("matmul", x, b.emit("transpose", y, perm=(0, 2, 1))))
     rng = np.random.default_rng(0)
-    given = {"x": rng.standard_normal((2, 3, 64)).astype(dtype), "y": rng.standard_normal((2, 21, 64)).astype(dtype)}
+    given = {name: rng.standard_normal((2, n, terms)).astype(dtype) for name, n in (("x", rows), ("y", 21))}
     given["y"][0, 20, :5] = [0.0, -0.0, np.inf, np.nan, 1e-45]
+    given["y"][1, 7, -2:] = [3e38, 3e38]
     graph = b.finish()
     (oracle,) = outputs(graph, given, CONFIGURATIONS[-1]).values()
     for configuration in (c for c in CONFIGURATIONS if c.style == "fast"):
