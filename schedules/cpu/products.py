@@ -45,7 +45,7 @@ def register_tile(rows: int, vectors: int, terms: int, target: CpuTarget) -> tup
     budget = max(1, target.registers - _OPERAND_REGISTERS)
     best, best_loads = (1, 1), math.inf
     for r in range(1, min(rows, terms, _MAX_ROWS) + 1):
-        for v in range(1, min(vectors, _LONE_ROW_VECTORS if r == min(rows, terms) == 1 else 4) + 1):
+        for v in range(1, min(vectors, _LONE_ROW_VECTORS if rows == 1 else 4) + 1):
             if rows % r == 0 and vectors % v == 0 and r * v <= budget:
                 # Loads for each fma (the panel comes from the second-level cache), and a penalty for too few
                 # independent chains to hide the latency of fma.
