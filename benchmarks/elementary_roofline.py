@@ -3,9 +3,9 @@
     python -m benchmarks.elementary_roofline [--seconds 0.5]
 
 Measures on one thread how long a vector instruction of each kind takes when nothing waits (a small program in C), counts the
-kinds in the loop that the compiler generates for each function, and times that kernel, PyTorch and ONNX Runtime in turns;
-each figure is the best of its runs. The bound is the time of the busiest unit: the loop could not be faster if no instruction
-waited for another. Writes benchmarks/results/elementary_roofline.json; scripts/make_elementary_doc.py shows it.
+kinds in the loop that the compiler generates for each function, and times that kernel and its peers in turns; each figure is
+the best of its runs. The bound is the time of the busiest unit: the loop could not be faster if no instruction waited for
+another. Writes benchmarks/results/elementary_roofline.json; scripts/make_elementary_doc.py shows it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.cpu.cases import Workload
-from benchmarks.cpu.contestants import Contestant, OnnxRuntime, Ours, Torch
+from benchmarks.cpu.contestants import Ours, peers_of
 from benchmarks.cpu.kernels import _elementwise, _softmax
 from gensyn_tvm.compiler import phases
 from gensyn_tvm.targets.cpu import resolve_target
@@ -37,6 +37,7 @@ RESULT = Path(__file__).resolve().parent / "results" / "elementary_roofline.json
 COUNT = 1 << 17
 FUNCTIONS = ("exp", "log", "tanh", "sigmoid", "erf", "gelu", "silu", "sin", "cos")
 SOFTMAXES = ((12, 128, 128), (1024, 1024), (32, 50257))
+PEERS = ("torch", "torch.compile", "onnxruntime", "numpy")
 #: An instruction of each kind; ``{r}`` is the register file, ``{h}`` the one of half the width.
 KINDS = {
     "multiply": "vfmadd231pd %%{r}0, %%{r}0, %%{r}{k}",
@@ -135,8 +136,8 @@ def bound(per_element: dict[str, float], times: dict[str, float]) -> tuple[float
 def row(name: str, workload: Workload, elements: int, seconds: float) -> tuple[dict[str, Any], str]:
     """Measured nanoseconds an element, and the generated code."""
     ours = Ours(workload)
-    contestants: list[Contestant] = [ours, Torch(workload), OnnxRuntime(workload)]
-    times = best({c.name: c.ready(1) for c in contestants}, seconds)
+    peers = {who: make() for who, make in peers_of(workload, compiled=True).items() if who in PEERS}
+    times = best({who: c.ready(1) for who, c in {ours.name: ours, **peers}.items()}, seconds)
     measured = {who: round(t / elements, 3) for who, t in times.items()}
     print(name, measured, flush=True)
     return {"function": name, "nanoseconds": measured}, phases(ours.built.graph)["code"]
