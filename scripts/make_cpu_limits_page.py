@@ -56,7 +56,8 @@ chains (*chain*), each of whose multiply-adds waits for the one before; *narrow*
 
 Where rows lie a multiple of 4 KiB apart, the lines that a square touches share a set of the first-level cache: squares have
 eight rows there, and two chunks of terms run side by side as chains of their own. More chains would be those of more rows,
-which that set does not hold; with other distances squares of sixteen rows have as much in flight.
+whose lines that set does not hold at the same time; with other distances squares of sixteen rows have as much in flight. The
+bound is that of these loops, not of every order in which tiles could be taken.
 """
 _PARTS = ("rest", "kernels", "call", "NumPy", "fesetenv")
 
