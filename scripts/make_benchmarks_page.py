@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "cpu.json"
+COMPILE_TIME = RESULT.with_name("compile_time.json")
 PAGE, PLOT = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.svg"
 #: Script and package are run from a checkout, which need not be installed.
 sys.path.insert(0, str(ROOT))
@@ -103,6 +104,25 @@ def _other(data: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _compiling(data: dict[str, Any]) -> list[str]:
+    """What building takes, first and again."""
+    lines = [
+        "",
+        "## What building takes",
+        "",
+        "Seconds, each build in a process of its own: first with an empty cache, then again (`python -m benchmarks.compile_time`).",
+        "*Import*: from the PyTorch module to a program; *graph*: the training step made of it; *compile*: from there to an",
+        f"executable, parameters included. {data['processor']}.",
+        "",
+        "| network | import | graph | compile | import, again | graph, again | compile, again |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        cells = [f"{row[run][part]:.1f}" for run in ("first", "again") for part in ("import", "graph", "compile")]
+        lines.append(f"| {row['model']}, {row['mode']} | {' | '.join(cells)} |")
+    return lines
+
+
 def page(data: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> str:
     """The page's text."""
     machine, rows = data["machine"], data["rows"]
@@ -131,6 +151,7 @@ def page(data: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> str:
     ]
     for group in dict.fromkeys(r["group"] for r in rows):
         lines += ["", f"## {group}", "", *_table(group, [r for r in rows if r["group"] == group], roofs)]
+    lines += _compiling(json.loads(COMPILE_TIME.read_text(encoding="utf-8")))
     for other in others:
         lines += _other(other)
     return "\n".join(lines) + "\n"

@@ -55,10 +55,11 @@ def check_differentiable(function: Any, parameters: slice, names: Sequence[str])
             in one error.
     """
     wanted = list(function.params)[parameters]
-    needed = _needed(function)
-    lost = [(name, p) for name, p in zip(names, wanted, strict=True) if p not in _between(function, [p])]
+    reaching = _reaching(function)
+    lost = [(name, p) for name, p in zip(names, wanted, strict=True) if p not in reaching]
     if not lost:
         return
+    needed = _needed(function)
     blocked = {_operator(b.value): str(b.var.name) for _, p in lost for b in _blocking(function, p, needed)}
     ways = "; ".join(f"{name} at {place}" for name, place in blocked.items())
     missing = ", ".join(name for name, _ in lost)
@@ -102,6 +103,15 @@ def _needed(function: Any) -> set[Any]:
         if binding.var in needed:
             needed.update(variables_of(binding.value))
     return needed
+
+
+def _reaching(function: Any) -> set[Any]:
+    """Variables with a differentiable path to the first result."""
+    reaching = {function.body.body.fields[0]}
+    for binding in reversed(_bindings(function)):
+        if binding.var in reaching and _passes(binding):
+            reaching.update(variables_of(binding.value))
+    return reaching
 
 
 def _depending(function: Any, sources: Sequence[Any]) -> set[Any]:

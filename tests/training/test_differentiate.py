@@ -122,6 +122,20 @@ def test_errors_name_the_place() -> None:
         differentiate(build_function([x], unknown), slice(None))
 
 
+def test_one_open_path_is_enough() -> None:
+    """A parameter that is read through a constant operator as well as through a differentiable one has a gradient."""
+    x, w, unused = _tensor("x", (4,)), _tensor("w", (4,)), _tensor("unused", (4,))
+
+    def body(e: Emitter) -> Sequence[Any]:
+        e(op.add(unused, w))
+        return [e(op.sum(e.add(e(op.round(w)), e.mul(e(op.round(x)), w))))]
+
+    module = build_function([x, w, unused], body)
+    check_differentiable(module["main"], slice(1, 2), ["w"])
+    with pytest.raises(InvalidProgramError, match=r"no path from x, unused to the loss .*only through relax.round"):
+        check_differentiable(module["main"], slice(None), ["x", "w", "unused"])
+
+
 def test_one_matrix_beside_many_is_one_reduction() -> None:
     """The gradient of weights that meet a batch of matrices has no intermediate for each of them."""
     x, w = _tensor("x", (5, 7, 3)), _tensor("w", (3, 2))
