@@ -8,7 +8,7 @@ parameter, so integer parts of a model (masks, indices) stay out of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tvm
@@ -55,7 +55,7 @@ def check_differentiable(function: Any, parameters: slice, names: Sequence[str])
             in one error.
     """
     wanted = list(function.params)[parameters]
-    reaching = _reaching(function)
+    reaching = _reaching(function, _passes)
     lost = [(name, p) for name, p in zip(names, wanted, strict=True) if p not in reaching]
     if not lost:
         return
@@ -96,22 +96,18 @@ def _is_float(variable: Any) -> bool:
     return any(d in FLOATS or d in NARROW_FLOATS for d in dtypes)
 
 
-def _needed(function: Any) -> set[Any]:
-    """Variables that the first result depends on, whichever way."""
-    needed = {function.body.body.fields[0]}
-    for binding in reversed(_bindings(function)):
-        if binding.var in needed:
-            needed.update(variables_of(binding.value))
-    return needed
-
-
-def _reaching(function: Any) -> set[Any]:
-    """Variables with a differentiable path to the first result."""
+def _reaching(function: Any, through: Callable[[Any], bool]) -> set[Any]:
+    """The first result and the variables that it depends on through such bindings."""
     reaching = {function.body.body.fields[0]}
     for binding in reversed(_bindings(function)):
-        if binding.var in reaching and _passes(binding):
+        if binding.var in reaching and through(binding):
             reaching.update(variables_of(binding.value))
     return reaching
+
+
+def _needed(function: Any) -> set[Any]:
+    """Variables that the first result depends on, whichever way."""
+    return _reaching(function, lambda _: True)
 
 
 def _depending(function: Any, sources: Sequence[Any]) -> set[Any]:
@@ -125,12 +121,7 @@ def _depending(function: Any, sources: Sequence[Any]) -> set[Any]:
 
 def _between(function: Any, sources: Sequence[Any]) -> set[Any]:
     """The variables on a differentiable path from a source to the first result."""
-    depending = _depending(function, sources)
-    between = {function.body.body.fields[0]} & depending
-    for binding in reversed(_bindings(function)):
-        if binding.var in between:
-            between.update(v for v in variables_of(binding.value) if v in depending)
-    return between
+    return _reaching(function, _passes) & _depending(function, sources)
 
 
 def _blocking(function: Any, source: Any, needed: set[Any]) -> list[Any]:
