@@ -28,7 +28,7 @@ setup(
     ext_modules=[
         Extension(
             "gensyn_tvm.runtime._call",
-            [f"gensyn_tvm/runtime/{name}.c" for name in ("_call", "_call_entry", "_call_pool")],
+            [f"gensyn_tvm/runtime/{name}.c" for name in ("_call", "_call_entry", "_call_pool", "_call_results")],
             depends=["gensyn_tvm/runtime/_call.h"],
             include_dirs=[numpy.get_include()],
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],

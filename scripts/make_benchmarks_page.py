@@ -32,8 +32,6 @@ LIMITS = """\
   number of columns (31x77x129) also packs them first: vectors of its last columns would read beyond the rows.
 * A product of one row with a transposed matrix: a chain of multiply-adds for each result reads the matrix in squares that are
   turned in registers ([cpu-limits.md](cpu-limits.md) has their bound).
-* An outer product (1024x1x1024) writes its result into the third-level cache. Its time differs between processes: reads wait
-  for writes before them whose addresses end alike, and others use that cache, too.
 * Causal attention over long sequences: PyTorch leaves out what the mask hides. Ours multiplies it, as the program says: a NaN
   or an infinity among the hidden values makes the product with a zero NaN.
 * Convolutions of kernels of one position over large images, on Intel's processors: each channel of a tile lies in a page of

@@ -43,6 +43,8 @@ _MEMORY = """\
 The sum of two arrays of {elements} elements, {megabytes:.0f} MB read and written, takes {used:.2f} ms
 ({rate:.1f} GB/s) into memory of a result that nobody holds any more, and {fresh:.2f} ms into memory that the system has
 to clear first, page by page. Results of at least 4 MiB are therefore written into memory of earlier ones.
+They begin at a page, and small inputs beside them are copied to pages of their own: a read waits for a write before it whose
+address ends in the same 12 bits, which made an outer product (1024x1x1024) depend on where its operand happened to lie.
 """
 _TURNING = """\
 ## What turning squares costs

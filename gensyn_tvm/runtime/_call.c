@@ -4,6 +4,7 @@
  * Entry  a library's entry, the table of addresses that its code reads, and who may rely on what the table says.
  * Call   the base of bound.py's BoundCall. If the last run of the machine was one of its own, a call needs the addresses of
  *        inputs and results only; otherwise, and with arrays that need more than that, its method `_long` runs the program.
+ * Results  makes the arrays of a large output, whose memory is used again.
  *
  * Between taking the lock and giving it back no code of Python runs and nothing is collected: results are made before.
  */
@@ -66,8 +67,13 @@ static int read_slot(const Entry *entry, Slot *slot, PyObject *given)
     slot->bytes = PyDataType_ELSIZE(slot->type) * PyArray_MultiplyList(slot->shape.ptr, slot->shape.len);
     if (!entry_has_slot(entry, slot->slot))
         return -1;
-    if (maker != Py_None)
-        slot->maker = Py_NewRef(maker);
+    if (maker != Py_None) {
+        if (!PyObject_TypeCheck(maker, &ResultsType) || ((Results *)maker)->bytes != slot->bytes) {
+            PyErr_SetString(PyExc_ValueError, "what makes an output's arrays are Results of its size");
+            return -1;
+        }
+        slot->maker = (Results *)Py_NewRef(maker);
+    }
     if (place == Py_None)
         return 0;
     if (!PyArray_CheckExact(place) || !PyArray_ISCARRAY((PyArrayObject *)place) ||
@@ -114,17 +120,8 @@ static int call_init(Call *self, PyObject *args, PyObject *kwargs)
 static PyObject *new_result(const Slot *slot)
 {
     PyArray_Descr *type = slot->type;
-    if (slot->maker != NULL) {
-        PyObject *made = PyObject_CallNoArgs(slot->maker);
-        if (made == NULL)
-            return NULL;
-        PyArrayObject *array = (PyArrayObject *)made;
-        if (PyArray_Check(made) && PyArray_ISCARRAY(array) && PyArray_NBYTES(array) == slot->bytes)
-            return made;
-        Py_DECREF(made);
-        PyErr_SetString(PyExc_TypeError, "the maker of results made something else");
-        return NULL;
-    }
+    if (slot->maker != NULL)
+        return results_new(slot->maker);
     if (slot->place != NULL) {
         Py_INCREF(type);
         return PyArray_NewFromDescr(&PyArray_Type, type, slot->shape.len, slot->shape.ptr, NULL, NULL, 0, NULL);
@@ -321,8 +318,9 @@ PyMODINIT_FUNC PyInit__call(void)
     if (made == NULL)
         return NULL;
     if (PyModule_AddType(made, &PoolType) < 0 || PyModule_AddType(made, &EntryType) < 0 ||
-        PyModule_AddType(made, &CallType) < 0 || PyModule_AddIntMacro(made, ACCEPTED) < 0 ||
-        PyModule_AddIntMacro(made, ALIGNMENT) < 0) {
+        PyModule_AddType(made, &CallType) < 0 || PyModule_AddType(made, &ResultsType) < 0 || PyType_Ready(&LentType) < 0 ||
+        PyModule_AddIntMacro(made, ACCEPTED) < 0 || PyModule_AddIntMacro(made, ALIGNMENT) < 0 ||
+        PyModule_AddIntMacro(made, PAGE) < 0) {
         Py_DECREF(made);
         return NULL;
     }

@@ -28,6 +28,9 @@ typedef struct {
     int64_t value;
 } Any;
 #define INTEGER 1
+
+/* As in storage.py; test_call.py compares them. */
+#define PAGE 4096
 typedef int (*Function)(void *self, const Any *arguments, int32_t count, Any *result);
 
 /* Whoever has the GIL reads and writes it. */
@@ -54,6 +57,15 @@ typedef struct {
     int64_t first, last;
 } Entry;
 
+/* Makes arrays for one large output. */
+typedef struct {
+    PyObject_HEAD
+    PyArray_Descr *type;
+    PyArray_Dims shape;
+    Py_ssize_t bytes;
+    PyObject *spare; /* a list: memory that waits for the next array, one piece at most */
+} Results;
+
 /* An input or an output. */
 typedef struct {
     Py_ssize_t slot;
@@ -61,7 +73,7 @@ typedef struct {
     PyArray_Dims shape;
     Py_ssize_t bytes;
     PyArrayObject *place; /* where small arrays are copied to, or NULL */
-    PyObject *maker;      /* of outputs: makes arrays whose memory is kept, or NULL */
+    Results *maker;       /* of outputs: makes arrays whose memory is kept, or NULL */
 } Slot;
 
 typedef struct {
@@ -72,7 +84,7 @@ typedef struct {
     Slot *slots; /* of inputs, then of outputs */
 } Call;
 
-extern PyTypeObject PoolType, EntryType, CallType;
+extern PyTypeObject PoolType, EntryType, CallType, ResultsType, LentType;
 
 /* Take the lock, again if this thread has it; -1 if a signal's handler raises meanwhile, and then it is not taken. */
 int pool_acquire(Pool *self);
@@ -80,6 +92,9 @@ void pool_release(Pool *self);
 
 /* Whether the table has a slot; sets an exception if not. */
 int entry_has_slot(const Entry *self, Py_ssize_t slot);
+
+/* An uninitialised array that begins at a page. */
+PyObject *results_new(const Results *self);
 
 /* Run the steps; the status, 0 for well. */
 long long entry_run(const Entry *self, int threads);

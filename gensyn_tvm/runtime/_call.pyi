@@ -1,4 +1,4 @@
-"""The extension in ``_call.c``, ``_call_entry.c`` and ``_call_pool.c``."""
+"""The extension in ``_call.c`` and its neighbours."""
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -8,9 +8,10 @@ import numpy as np
 
 ACCEPTED: int
 ALIGNMENT: int
+PAGE: int
 
 #: Slot of the table, dtype, shape, the fixed place of small arrays, and what makes the arrays of large outputs.
-Slot: TypeAlias = tuple[int, Any, tuple[int, ...], np.ndarray | None, Callable[[], np.ndarray] | None]
+Slot: TypeAlias = tuple[int, Any, tuple[int, ...], np.ndarray | None, Results | None]
 
 class Pool:
     """The lock on TVM's thread pool, and the number of threads that it is sized for; 0 before its first use."""
@@ -49,6 +50,17 @@ class Entry:
     ) -> Entry: ...
     def own(self, call: Call | None, /) -> None:
         """Let a call rely on what the table says, or with None nobody."""
+
+class Results:
+    """Makes the arrays of one large output, run after run.
+
+    Their memory comes back when nobody holds the array or a view of it any more, and the next one gets it. No more than one
+    piece waits. They begin at a page (``storage.PAGE``).
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None: ...
+    def new(self) -> np.ndarray:
+        """An uninitialised array."""
 
 class Call:
     """The base of ``BoundCall``, whose ``_long`` and ``_into`` it calls for what is not addresses only."""

@@ -49,7 +49,7 @@ class BoundCall(Call):
 
     def _inputs(self, machine: Machine) -> tuple[Slot, ...]:
         feeds = [(slot, dtype, i.type.shape) for slot, i, dtype, _ in self._exe._feeds if i.role not in STATE_ROLES]
-        return tuple((slot, dtype, shape, machine.stage(slot), None) for slot, dtype, shape in feeds)
+        return tuple((slot, dtype, shape, machine.stage_input(slot), None) for slot, dtype, shape in feeds)
 
     def _outputs(self, machine: Machine) -> tuple[Slot, ...]:
         first = len(self._exe.graph.inputs)

@@ -23,10 +23,10 @@ from gensyn_tvm.errors import EnvironmentChangedError, TargetError, describe
 from gensyn_tvm.runtime.cpu import core_count
 from gensyn_tvm.runtime.fpenv import ieee754_environment
 from gensyn_tvm.runtime.plan import ACCEPTED, ALIGNMENT, nbytes, unpack
-from gensyn_tvm.runtime.storage import KEPT, Bound, Results, address_of, aligned, aligned_array
+from gensyn_tvm.runtime.storage import KEPT, PAGE, Bound, address_of, aligned, aligned_array
 
 try:
-    from gensyn_tvm.runtime._call import Call, Entry, Pool
+    from gensyn_tvm.runtime._call import Call, Entry, Pool, Results
 except ImportError as error:
     raise TargetError(
         describe(
@@ -47,6 +47,9 @@ NO_ENVIRONMENT = 77
 #: Inputs and outputs up to this many bytes are copied to and from a fixed place, which is no slower than their addresses, a new
 #: array's own allocation, and a look at how they lie.
 STAGED = 2048
+#: Inputs up to this many bytes are copied to a page of their own where an output is large (``KEPT``), which takes nothing
+#: beside writing that: if they are read for each of its rows, where a caller has them may delay each read (``PAGE``).
+STAGED_BESIDE = 16 * 2**10
 
 _ALL_CORES = 1  # TVM's affinity mode "big"
 
@@ -93,8 +96,11 @@ class Machine:
         self._stages: dict[int, np.ndarray] = {}
         for slot, t in enumerate((*self.plan.inputs, *self.plan.outputs)):
             if nbytes(t) <= STAGED:
-                self._stages[slot] = aligned_array(t)
-                self.table[slot] = address_of(self._stages[slot])
+                self._place(slot, aligned_array(t))
+
+    def _place(self, slot: int, stage: np.ndarray) -> None:
+        self._stages[slot] = stage
+        self.table[slot] = address_of(stage)
 
     def _area(self, name: str) -> np.ndarray:
         """The memory of an area, made at its first use."""
@@ -107,6 +113,15 @@ class Machine:
     def stage(self, slot: int) -> Any:
         """The fixed place of a small input or output; None for large ones."""
         return self._stages.get(slot)
+
+    def stage_input(self, slot: int) -> Any:
+        """The fixed place of an input that differs from call to call, which larger ones have, too, beside a large output."""
+        t, stage = self.plan.inputs[slot], self.stage(slot)
+        # Once it has its page, other calls of this machine know it.
+        is_placed = stage is not None and address_of(stage) % PAGE == 0
+        if not is_placed and nbytes(t) <= STAGED_BESIDE and any(nbytes(o) >= KEPT for o in self.plan.outputs):
+            self._place(slot, aligned_array(t, PAGE))
+        return self.stage(slot)
 
     @property
     def is_lasting(self) -> bool:
@@ -174,7 +189,7 @@ class Machine:
             if given is not None and k in given:
                 array = given[k]
             elif array is None or lasting[k]:
-                array = aligned_array(t)
+                array = aligned_array(t, PAGE if nbytes(t) >= KEPT else ALIGNMENT)
             self.table[first + k] = address_of(array)
             arrays.append(array)
         return arrays
@@ -187,10 +202,10 @@ class Machine:
         self.reset_places()
         self.entry.own(call if self.is_lasting else None)
 
-    def maker(self, output: int) -> Callable[[], np.ndarray] | None:
+    def maker(self, output: int) -> Results | None:
         """What makes arrays for a large output; None for others, whose memory is not kept."""
         t = self.plan.outputs[output]
-        return self._results.setdefault(output, Results(t)).new if nbytes(t) >= KEPT else None
+        return self._results.setdefault(output, Results(t.shape, np.dtype(t.dtype))) if nbytes(t) >= KEPT else None
 
     def is_staged(self, output: int) -> bool:
         """Whether an output has a fixed place, out of which it is copied."""

@@ -1,4 +1,4 @@
-"""Memory of arrays: where they are, new ones at addresses that kernels accept, and large results' memory used again."""
+"""Memory of arrays: where they are, and new ones at addresses that kernels accept."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from gensyn_tvm.runtime.plan import ALIGNMENT, nbytes
 #: clears every page that it gives out again, which takes longer than to compute a sum of two arrays.
 KEPT = 4 * 2**20
 
+#: Where large results begin. A processor that reads compares the last 12 bits of the address with those of earlier writes that
+#: still wait, and lets the read wait where they agree: an operand read again for every row of a result should not begin shortly
+#: before the place in its page where the row does.
+PAGE = 4096
+
 _first_byte: Callable[[Any], Any] = ctypes.c_char.from_buffer
 
 
@@ -27,16 +32,16 @@ def address_of(array: np.ndarray) -> int:
         return int(array.__array_interface__["data"][0])
 
 
-def aligned(size: int) -> np.ndarray:
+def aligned(size: int, alignment: int = ALIGNMENT) -> np.ndarray:
     """Uninitialised bytes at an address that kernels accept."""
-    whole = np.empty(size + ALIGNMENT, np.uint8)
-    start = -address_of(whole) % ALIGNMENT
+    whole = np.empty(size + alignment, np.uint8)
+    start = -address_of(whole) % alignment
     return whole[start : start + size]
 
 
-def aligned_array(t: TensorType) -> np.ndarray:
+def aligned_array(t: TensorType, alignment: int = ALIGNMENT) -> np.ndarray:
     """An uninitialised array of a carried type at such an address."""
-    return aligned(nbytes(t)).view(t.dtype).reshape(t.shape)
+    return aligned(nbytes(t), alignment).view(t.dtype).reshape(t.shape)
 
 
 @dataclass
@@ -52,47 +57,4 @@ class Bound:
     array: np.ndarray
 
 
-class Results:
-    """Makes the arrays of one large output, run after run.
-
-    Their memory comes back when nobody holds the array any more, and the next one gets it. No more than one piece waits.
-
-    Args:
-        t: the carried type, of at least ``KEPT`` bytes.
-    """
-
-    def __init__(self, t: TensorType) -> None:
-        self._shape, self._dtype = t.shape, np.dtype(t.dtype)
-        self._size = nbytes(t)
-        self._spare: list[np.ndarray] = []
-
-    def new(self) -> np.ndarray:
-        """An uninitialised array."""
-        memory = _taken(self._spare)
-        if memory is None:
-            memory = aligned(self._size)
-        return np.asarray(_Lent(memory, address_of(memory), self._shape, self._dtype, self._spare))
-
-
-def _taken(spare: list[np.ndarray]) -> np.ndarray | None:
-    try:
-        return spare.pop()
-    except IndexError:
-        return None
-
-
-class _Lent:
-    """What an array and its views stand on: gives the memory back when the last of them is gone, in whatever thread."""
-
-    def __init__(
-        self, memory: np.ndarray, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], home: list[np.ndarray]
-    ) -> None:
-        self._memory, self._home = memory, home
-        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": shape, "typestr": dtype.str}
-
-    def __del__(self) -> None:
-        if not self._home:
-            self._home.append(self._memory)
-
-
-__all__ = ["KEPT", "Bound", "Results", "address_of", "aligned", "aligned_array"]
+__all__ = ["KEPT", "PAGE", "Bound", "address_of", "aligned", "aligned_array"]

@@ -26,8 +26,8 @@ from gensyn_tvm.errors import EnvironmentChangedError, InputError
 from gensyn_tvm.runtime import _call, plan
 from gensyn_tvm.runtime.bound import BoundCall
 from gensyn_tvm.runtime.executable import Executable, State
-from gensyn_tvm.runtime.machine import NO_ENVIRONMENT, POOL, _fail
-from gensyn_tvm.runtime.storage import KEPT
+from gensyn_tvm.runtime.machine import NO_ENVIRONMENT, POOL, Machine, _fail
+from gensyn_tvm.runtime.storage import KEPT, PAGE, address_of
 
 SMALL, MIDDLE, LARGE = (3, 5), (100, 200), (KEPT // 4, 1)
 SHAPES = {"small": SMALL, "middle": MIDDLE, "large": LARGE, "a scalar": (), "empty": (0, 3)}
@@ -75,7 +75,54 @@ def long_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_constants_are_those_of_plans() -> None:
-    assert (_call.ACCEPTED, _call.ALIGNMENT) == (plan.ACCEPTED, plan.ALIGNMENT)
+    assert (_call.ACCEPTED, _call.ALIGNMENT, _call.PAGE) == (plan.ACCEPTED, plan.ALIGNMENT, PAGE)
+
+
+def machine_of(exe: Executable) -> Machine:
+    assert isinstance(exe._machine, Machine)
+    return exe._machine
+
+
+def outer(rows: int = 1024, columns: int = 1024) -> Executable:
+    """A column times a row."""
+    b = GraphBuilder("outer")
+    x = b.add_input("x", "input", TensorType((rows, 1), "float32"))
+    y = b.add_input("y", "input", TensorType((1, columns), "float32"))
+    b.add_output("product", b.emit("mul", *(b.emit("broadcast_to", v, shape=(rows, columns)) for v in (x, y))))
+    return compile(Source(b.finish(), State({})), threads=1)
+
+
+def test_small_inputs_beside_a_large_result_have_pages_of_their_own(long_runs: list[int]) -> None:
+    exe = outer()
+    x, y = (np.random.default_rng(k).standard_normal(s).astype(np.float32) for k, s in enumerate(((1024, 1), (1, 1024))))
+    first, second = armed(exe, [x, y]), exe.bind()
+    assert equal(second(y.T.copy(), x.T.copy()), y.T * x.T)
+    long_runs.clear()
+    for call in (first, second, first, second):  # each knows the one place, and is asked again after the other
+        assert equal(call(x, y), x * y)
+        assert equal(call(-x, unaligned(y)), -x * y)
+    assert len(long_runs) == 4
+    assert equal(exe.run({"x": y.T, "y": x.T}, {})[0].numpy(), y.T * x.T)
+    machine = machine_of(exe)
+    for slot in range(2):
+        assert machine.stage_input(slot) is machine.stage(slot)
+        assert address_of(machine.stage(slot)) % PAGE == 0 and machine.table[slot] == address_of(machine.stage(slot))
+    assert [address_of(a) % PAGE for a in (first(x, y), first(x, y))] == [0, 0]  # by the long way, and by the short one
+
+
+def test_inputs_that_are_large_or_beside_small_results_are_read_where_they_are() -> None:
+    for exe, staged in ((outer(16384, 512), (False, True)), (outer(1000, 1000), (False, False))):
+        exe.bind()
+        assert tuple(machine_of(exe).stage(slot) is not None for slot in range(2)) == staged
+
+
+def test_what_makes_results_has_their_size() -> None:
+    exe = program(LARGE)
+    call, machine = exe.bind(), machine_of(exe)
+    slots = call._inputs(machine), call._outputs(machine)
+    for wrong in (lambda: None, _call.Results(LARGE, "float64")):
+        with pytest.raises(ValueError, match="Results of its size"):
+            _call.Call(exe, machine.entry, slots[0], ((*slots[1][0][:4], wrong),))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from gensyn_tvm.canonical.types import TensorType
-from gensyn_tvm.runtime.plan import ALIGNMENT
-from gensyn_tvm.runtime.storage import KEPT, Results, address_of
+from gensyn_tvm.runtime._call import Results
+from gensyn_tvm.runtime.storage import KEPT, PAGE, address_of
 
-LARGE = TensorType((KEPT // 4, 1), "float32")
+SHAPE = (KEPT // 4, 1)
 
 
 def of_arrays() -> list[np.ndarray]:
@@ -28,16 +28,51 @@ def test_the_address_is_that_of_the_first_element(array: np.ndarray) -> None:
     assert address_of(array) == array.__array_interface__["data"][0]
 
 
-def test_results_are_writeable_arrays_of_their_type_at_aligned_addresses() -> None:
-    array = Results(LARGE).new()
-    assert (array.shape, str(array.dtype), array.flags.writeable) == (LARGE.shape, LARGE.dtype, True)
-    assert address_of(array) % ALIGNMENT == 0
-    array[...] = 1
-    assert (array == 1).all()
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+def test_results_are_writeable_arrays_of_their_type_that_begin_at_pages(dtype: str) -> None:
+    for array in [Results(SHAPE, np.dtype(dtype)).new() for _ in range(3)]:
+        assert (array.shape, str(array.dtype), array.flags.writeable, array.flags.c_contiguous) == (SHAPE, dtype, True, True)
+        assert address_of(array) % PAGE == 0
+        array[...] = 1
+        assert (array == 1).all()
+
+
+def test_results_need_a_shape_and_a_dtype() -> None:
+    for wrong in ((), (SHAPE,), ("x", "float32"), (SHAPE, "no dtype"), (SHAPE, "float32", 1)):
+        with pytest.raises((TypeError, ValueError)):
+            Results(*wrong)
+    with pytest.raises(TypeError, match="not initialised"):
+        Results.__new__(Results).new()
+    made = Results(SHAPE, "float32")
+    with pytest.raises(TypeError, match="initialised once"):
+        made.__init__(SHAPE, "float64")  # type: ignore[misc]
+    assert made.new().dtype == np.float32
+
+
+def test_one_piece_of_memory_waits() -> None:
+    results = Results(SHAPE, np.dtype("float32"))
+    held = [results.new() for _ in range(3)]
+    places = {address_of(a) for a in held}
+    assert len(places) == 3
+    held.clear()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        first, before = results.new(), tracemalloc.get_traced_memory()[0]
+        second = results.new()
+        assert address_of(first) in places
+        assert tracemalloc.get_traced_memory()[0] - before >= KEPT  # the second has memory of its own
+        del first, second
+        gc.collect()
+        for _ in range(10):
+            results.new()[0] = 1
+        assert tracemalloc.get_traced_memory()[0] - before < 2 * KEPT
+    finally:
+        tracemalloc.stop()
 
 
 def test_memory_of_a_large_result_is_used_again_once_nobody_holds_it() -> None:
-    results = Results(LARGE)
+    results = Results(SHAPE, np.dtype("float32"))
     first = results.new()
     place = address_of(first)
     view = first[1:3]
@@ -56,7 +91,7 @@ def test_memory_of_a_large_result_is_used_again_once_nobody_holds_it() -> None:
 
 
 def test_results_outlive_what_made_them() -> None:
-    results = Results(LARGE)
+    results = Results(SHAPE, np.dtype("float32"))
     array = results.new()
     del results
     gc.collect()
