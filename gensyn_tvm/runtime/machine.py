@@ -116,12 +116,15 @@ class Machine:
 
     def stage_input(self, slot: int) -> Any:
         """The fixed place of an input that differs from call to call, which larger ones have, too, beside a large output."""
-        t, stage = self.plan.inputs[slot], self.stage(slot)
-        # Once it has its page, other calls of this machine know it.
-        is_placed = stage is not None and address_of(stage) % PAGE == 0
-        if not is_placed and nbytes(t) <= STAGED_BESIDE and any(nbytes(o) >= KEPT for o in self.plan.outputs):
-            self._place(slot, aligned_array(t, PAGE))
-        return self.stage(slot)
+        t = self.plan.inputs[slot]
+        if nbytes(t) > STAGED_BESIDE or all(nbytes(o) < KEPT for o in self.plan.outputs):
+            return self.stage(slot)
+        with POOL:  # not while a run of another thread reads the table
+            stage = self.stage(slot)
+            # Once it has its page, other calls of this machine know it.
+            if stage is None or address_of(stage) % PAGE:
+                self._place(slot, aligned_array(t, PAGE))
+            return self.stage(slot)
 
     @property
     def is_lasting(self) -> bool:

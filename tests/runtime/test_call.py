@@ -110,6 +110,19 @@ def test_small_inputs_beside_a_large_result_have_pages_of_their_own(long_runs: l
     assert [address_of(a) % PAGE for a in (first(x, y), first(x, y))] == [0, 0]  # by the long way, and by the short one
 
 
+def test_inputs_get_their_pages_while_nobody_runs() -> None:
+    exe = outer()
+    machine = machine_of(exe)
+    before = machine.table.copy()
+    binding = threading.Thread(target=exe.bind)
+    with POOL:  # as a run has
+        binding.start()
+        binding.join(0.3)
+        assert binding.is_alive() and (machine.table == before).all()
+    binding.join(60)
+    assert not binding.is_alive() and (machine.table != before).any()
+
+
 def test_inputs_that_are_large_or_beside_small_results_are_read_where_they_are() -> None:
     for exe, staged in ((outer(16384, 512), (False, True)), (outer(1000, 1000), (False, False))):
         exe.bind()
