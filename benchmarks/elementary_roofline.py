@@ -47,6 +47,8 @@ KINDS = {
 }
 _HALF = {"zmm": "ymm", "ymm": "xmm"}
 _CHAINS, _ROUNDS = 12, 100_000
+#: What instructions may read: one line of the cache. Where the stack lies, a read of it may touch two.
+_LINE = 'const char line[64] __attribute__((aligned(64), visibility("hidden"))) = {0};'
 _KIND_OF = (
     (re.compile(r"vfn?m|vmul"), "multiply"),
     (re.compile(r"vdiv|vsqrt"), "divide"),
@@ -63,7 +65,7 @@ def instruction_times(registers: str, kinds: Mapping[str, str] = KINDS) -> dict[
     Raises:
         CalledProcessError: the C compiler fails.
     """
-    functions = []
+    functions = [_LINE]
     for kind, text in kinds.items():
         lines = "".join(f'"{text.format(r=registers, h=_HALF[registers], k=k + 1)}\\n"' for k in range(_CHAINS))
         # Division takes longer for some operands: let them be ordinary numbers.

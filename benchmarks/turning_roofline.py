@@ -36,9 +36,9 @@ KINDS = {
     "chain": "vfmadd231ps %%{r}0, %%{r}0, %%{r}1",
     "multiply": "vfmadd231ps %%{r}0, %%{r}0, %%{r}{k}",
     "exchange": "vunpcklps %%{r}0, %%{r}0, %%{r}{k}",
-    "insert": "{insert} $1, -64(%%rsp), %%{r}0, %%{r}{k}",
+    "insert": "{insert} $1, line(%%rip), %%{r}0, %%{r}{k}",
     "narrow": "vpaddd %%{h}0, %%{h}0, %%{h}{k}",
-    "load": "vmovups -64(%%rsp), %%xmm{k}",
+    "load": "vmovups line(%%rip), %%xmm{k}",
     "any": "vpaddd %%{r}0, %%{r}0, %%{r}{k}",
 }
 _INSERT = {"zmm": "vinsertf32x4", "ymm": "vinsertf128"}
