@@ -121,7 +121,7 @@ static PyObject *new_result(const Slot *slot)
 {
     PyArray_Descr *type = slot->type;
     if (slot->maker != NULL)
-        return results_new(slot->maker);
+        return results_make(slot->maker);
     if (slot->place != NULL) {
         Py_INCREF(type);
         return PyArray_NewFromDescr(&PyArray_Type, type, slot->shape.len, slot->shape.ptr, NULL, NULL, 0, NULL);

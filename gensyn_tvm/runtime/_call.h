@@ -28,10 +28,10 @@ typedef struct {
     int64_t value;
 } Any;
 #define INTEGER 1
+typedef int (*Function)(void *self, const Any *arguments, int32_t count, Any *result);
 
 /* As in storage.py; test_call.py compares them. */
 #define PAGE 4096
-typedef int (*Function)(void *self, const Any *arguments, int32_t count, Any *result);
 
 /* Whoever has the GIL reads and writes it. */
 typedef struct {
@@ -63,7 +63,7 @@ typedef struct {
     PyArray_Descr *type;
     PyArray_Dims shape;
     Py_ssize_t bytes;
-    PyObject *spare; /* a list: memory that waits for the next array, one piece at most */
+    PyObject *spare; /* memory that waits for the next array, or NULL */
 } Results;
 
 /* An input or an output. */
@@ -94,7 +94,7 @@ void pool_release(Pool *self);
 int entry_has_slot(const Entry *self, Py_ssize_t slot);
 
 /* An uninitialised array that begins at a page. */
-PyObject *results_new(const Results *self);
+PyObject *results_make(Results *self);
 
 /* Run the steps; the status, 0 for well. */
 long long entry_run(const Entry *self, int threads);

@@ -58,7 +58,7 @@ class Results:
     piece waits. They begin at a page (``storage.PAGE``).
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None: ...
+    def __new__(cls, shape: tuple[int, ...], dtype: Any) -> Results: ...
     def new(self) -> np.ndarray:
         """An uninitialised array."""
 

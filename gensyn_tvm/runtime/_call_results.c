@@ -5,17 +5,16 @@
 typedef struct {
     PyObject_HEAD
     PyObject *memory; /* bytes */
-    PyObject *home;   /* the list in which one piece waits */
+    Results *home;
 } Lent;
 
 static void lent_dealloc(Lent *self)
 {
-    /* The list cannot grow without memory; then this piece goes the usual way. */
-    if (self->home != NULL && self->memory != NULL && PyList_GET_SIZE(self->home) == 0 &&
-        PyList_Append(self->home, self->memory) < 0)
-        PyErr_Clear();
-    Py_XDECREF(self->memory);
-    Py_XDECREF(self->home);
+    if (self->home->spare == NULL)
+        self->home->spare = self->memory;
+    else
+        Py_DECREF(self->memory);
+    Py_DECREF(self->home);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -28,21 +27,19 @@ PyTypeObject LentType = {
     .tp_dealloc = (destructor)lent_dealloc,
 };
 
-static int results_init(Results *self, PyObject *args, PyObject *kwargs)
+static PyObject *results_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"shape", "dtype", NULL};
-    if (self->spare != NULL) {
-        PyErr_SetString(PyExc_TypeError, "Results are initialised once");
-        return -1;
-    }
-    PyArray_Descr *type = NULL;
+    Results *self = (Results *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&", names, PyArray_IntpConverter, &self->shape, PyArray_DescrConverter,
-                                     &type))
-        return -1;
-    self->type = type;
-    self->bytes = PyDataType_ELSIZE(type) * PyArray_MultiplyList(self->shape.ptr, self->shape.len);
-    self->spare = PyList_New(0);
-    return self->spare == NULL ? -1 : 0;
+                                     &self->type)) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->bytes = PyDataType_ELSIZE(self->type) * PyArray_MultiplyList(self->shape.ptr, self->shape.len);
+    return (PyObject *)self;
 }
 
 static void results_dealloc(Results *self)
@@ -53,37 +50,28 @@ static void results_dealloc(Results *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-/* The piece that waits, or a new one. */
-static PyObject *take(const Results *self)
+/* The memory that waits, or new one. */
+static PyObject *take(Results *self)
 {
-    Py_ssize_t waiting = PyList_GET_SIZE(self->spare);
-    if (waiting > 0) {
-        PyObject *memory = Py_NewRef(PyList_GET_ITEM(self->spare, waiting - 1));
-        if (PyList_SetSlice(self->spare, waiting - 1, waiting, NULL) == 0)
-            return memory;
+    PyObject *memory = self->spare;
+    self->spare = NULL;
+    npy_intp size = self->bytes + PAGE;
+    return memory != NULL ? memory : PyArray_SimpleNew(1, &size, NPY_UINT8);
+}
+
+PyObject *results_make(Results *self)
+{
+    PyObject *memory = take(self);
+    if (memory == NULL)
+        return NULL;
+    Lent *lent = PyObject_New(Lent, &LentType);
+    if (lent == NULL) {
         Py_DECREF(memory);
         return NULL;
     }
-    npy_intp size = self->bytes + PAGE;
-    return PyArray_SimpleNew(1, &size, NPY_UINT8);
-}
-
-PyObject *results_new(const Results *self)
-{
-    if (self->spare == NULL) {
-        PyErr_SetString(PyExc_TypeError, "Results are not initialised");
-        return NULL;
-    }
-    Lent *lent = PyObject_New(Lent, &LentType);
-    if (lent == NULL)
-        return NULL;
-    lent->home = Py_NewRef(self->spare);
-    lent->memory = take(self);
-    if (lent->memory == NULL) {
-        Py_DECREF(lent);
-        return NULL;
-    }
-    char *begin = PyArray_BYTES((PyArrayObject *)lent->memory);
+    lent->memory = memory;
+    lent->home = (Results *)Py_NewRef(self);
+    char *begin = PyArray_BYTES((PyArrayObject *)memory);
     begin += -(uintptr_t)begin % PAGE;
     Py_INCREF(self->type);
     PyObject *array = PyArray_NewFromDescr(&PyArray_Type, self->type, self->shape.len, self->shape.ptr, NULL, begin,
@@ -99,9 +87,9 @@ PyObject *results_new(const Results *self)
     return array;
 }
 
-static PyObject *results_method_new(const Results *self, PyObject *Py_UNUSED(ignored))
+static PyObject *results_method_new(Results *self, PyObject *Py_UNUSED(ignored))
 {
-    return results_new(self);
+    return results_make(self);
 }
 
 static PyMethodDef results_methods[] = {
@@ -115,8 +103,7 @@ PyTypeObject ResultsType = {
     .tp_basicsize = sizeof(Results),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_doc = "Makes the arrays of one large output.",
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)results_init,
+    .tp_new = results_new,
     .tp_dealloc = (destructor)results_dealloc,
     .tp_methods = results_methods,
 };
