@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cpu.results import machine
+from benchmarks.result_files import write_result
 from gensyn_tvm.canonical.graph import Graph, GraphBuilder
 from gensyn_tvm.canonical.types import TensorType
 from gensyn_tvm.compiler import Source, compile
@@ -94,9 +93,7 @@ def memory() -> dict[str, float]:
 def main() -> None:
     """Measure all and write the results."""
     found = {"machine": machine(), "calls": {name: parts(*case) for name, case in CASES.items()}, "memory": memory()}
-    temporary = OUT.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, OUT)
+    write_result(OUT, found)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_files import write_result
+
 RESULT = Path(__file__).resolve().parent / "results" / "compile_time.json"
 MODELS = ("resnet50", "gpt2")
 MODES = ("inference", "training")
@@ -72,9 +74,7 @@ def main() -> None:
         for mode in MODES:
             rows.append(measure(name, mode))
             print(json.dumps(rows[-1]), flush=True)
-    temporary = RESULT.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"processor": processor_name(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(RESULT)
+    write_result(RESULT, {"processor": processor_name(), "rows": rows})
 
 
 if __name__ == "__main__":

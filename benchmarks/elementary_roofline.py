@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import os
 import re
 import subprocess
@@ -29,6 +28,7 @@ import torch
 from benchmarks.cpu.cases import Workload
 from benchmarks.cpu.contestants import Ours, peers_of
 from benchmarks.cpu.kernels import _elementwise, _softmax
+from benchmarks.result_files import write_result
 from gensyn_tvm.compiler import phases
 from gensyn_tvm.targets.cpu import resolve_target
 
@@ -167,10 +167,7 @@ def main() -> None:
         rows.append(entry | {"bound": of_exp, "busiest": "exp"})
     machine = {"level": level, "torch": torch.__version__, "seconds": seconds}
     instruction = {kind: round(t, 4) for kind, t in times.items()}
-    result = {"machine": machine, "instruction_nanoseconds": instruction, "rows": rows}
-    temporary = RESULT.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(RESULT)
+    write_result(RESULT, {"machine": machine, "instruction_nanoseconds": instruction, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks import gpu_roofline
 from benchmarks.gpu_pack import MODELS, graph_of
 from benchmarks.gpu_rehearsal import model_case
+from benchmarks.result_files import write_result
 from gensyn_tvm.canonical import serialise
 from gensyn_tvm.canonical.graph import Graph
 from gensyn_tvm.passes.device import device_program
@@ -135,10 +136,7 @@ def read_record() -> dict[str, Row]:
 
 def write_record(path: Path, rows: Mapping[str, Row], order: Iterable[str]) -> None:
     """Replace a file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({n: rows[n] for n in order if n in rows}, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_result(path, {n: rows[n] for n in order if n in rows})
 
 
 def main() -> int:

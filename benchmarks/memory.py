@@ -28,6 +28,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_files import write_result
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "memory.json"
 #: Model of ``benchmarks.cpu.models`` → batch size.
@@ -180,9 +182,7 @@ def main() -> None:
     for name in options.models:
         rows[name] = measure(name, MODELS[name])
         print(json.dumps(rows[name]), flush=True)
-        temporary = RESULT.with_suffix(".tmp")
-        temporary.write_text(json.dumps([rows[n] for n in MODELS if n in rows], indent=1) + "\n", encoding="utf-8")
-        temporary.replace(RESULT)
+        write_result(RESULT, [rows[n] for n in MODELS if n in rows])
 
 
 if __name__ == "__main__":

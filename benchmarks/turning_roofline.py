@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.cpu.contestants import Contestant, NumPy, Ours, Torch
 from benchmarks.cpu.kernels import _linear
 from benchmarks.elementary_roofline import best, instruction_times, vector_loops
+from benchmarks.result_files import write_result
 from gensyn_tvm.compiler import phases
 from gensyn_tvm.runtime.cpu import processor_name
 from gensyn_tvm.targets.cpu import resolve_target
@@ -122,9 +123,7 @@ def main() -> None:
         )
         print(json.dumps(rows[-1]), flush=True)
     machine = {"processor": processor_name(), "level": target.name, "seconds": seconds}
-    temporary = RESULT.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"machine": machine, "instruction_nanoseconds": times, "rows": rows}, indent=1) + "\n")
-    temporary.replace(RESULT)
+    write_result(RESULT, {"machine": machine, "instruction_nanoseconds": times, "rows": rows})
 
 
 if __name__ == "__main__":
